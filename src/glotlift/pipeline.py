@@ -1,0 +1,434 @@
+"""The stages, each a function, and `run`, which does them all from a recipe into a run folder.
+
+    data -> train -> merge -> eval (base and tuned, compared) -> explain -> report
+
+Stages exchange files in the run folder. Each is skipped when the manifest says that it is done with the same inputs,
+so a run that was stopped at any moment is continued by starting it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from glotlift.data.audit import audit_pairs
+from glotlift.data.questions import QuestionPair, dump_pairs, load_pairs, read_pairs, split_validation
+from glotlift.data.read import read_items
+from glotlift.errors import DataError, LanguageError, OutputError
+from glotlift.languages import resolve
+from glotlift.recipe import EvalRecipe, EvalTask, Recipe, dump_recipe, load_recipe
+from glotlift.runs import RunFolder, write_json, write_text
+from glotlift.tasks.load import load_task
+from glotlift.tasks.task import Item, Task
+
+log = logging.getLogger("glotlift")
+
+
+def run(recipe: Recipe | str | Path, output_path: str | Path | None = None) -> Path:
+    """Do every stage of a recipe and return the run folder. Started again, it goes on where it stopped.
+
+    Args:
+        recipe: a recipe, or the path of one.
+        output_path: the run folder; `runs/<name>` by default.
+
+    Raises:
+        UserError: something in the recipe or the files it names is at fault.
+        RunError: a stage failed.
+    """
+    recipe, folder = _open(recipe, output_path)
+    test_sets = _read_test_sets(recipe.eval)  # faults in test data show before hours of training
+    _data_stage(recipe, folder, test_sets)
+    _train_stage(recipe, folder)
+    _merge_stage(recipe, folder)
+    _eval_and_explain(recipe, folder, test_sets)
+    return report(folder.path)
+
+
+def build_data(recipe: Recipe | str | Path, output_path: str | Path | None = None) -> Path:
+    """Build the question pairs of a recipe and audit them; return `data/pairs.jsonl`."""
+    recipe, folder = _open(recipe, output_path)
+    _data_stage(recipe, folder, _read_test_sets(recipe.eval))
+    return folder.path / "data" / "pairs.jsonl"
+
+
+def train(recipe: Recipe | str | Path, output_path: str | Path | None = None) -> Path:
+    """Tune the model of a recipe on its question pairs; return the adapter's folder."""
+    recipe, folder = _open(recipe, output_path)
+    _data_stage(recipe, folder, _read_test_sets(recipe.eval))
+    _train_stage(recipe, folder)
+    return folder.path / "adapter"
+
+
+def merge(run_path: str | Path) -> Path:
+    """Merge the adapter of a run into its base model; return the folder of the merged model."""
+    recipe, folder = _open(Path(run_path) / "recipe.yaml", run_path)
+    _merge_stage(recipe, folder)
+    return folder.path / "merged"
+
+
+def report(run_path: str | Path) -> Path:
+    """Write figures, report.html and the model card of a run; return the run folder."""
+    from glotlift.reporting.page import write_report
+
+    folder = RunFolder(Path(run_path))
+    if not (folder.path / "scores.json").is_file():
+        raise DataError(f"{folder.path}: got no scores.json, expected a folder that `glotlift run` or `eval` wrote")
+    write_report(folder.path)
+    return folder.path
+
+
+def evaluate(
+    *,
+    model: str = "demo",
+    adapter: str | None = None,
+    tasks: str | Sequence[str] = ("sentiment",),
+    languages: str | Sequence[str] = "all",
+    source: str = "sample",
+    answers: str | Sequence[str] = "own",
+    scoring: str = "sequence",
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    output_path: str | Path,
+    dtype: str = "auto",
+    device: str = "auto",
+    token_budget: int = 1024,
+    prefix_cache: bool = True,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Evaluate a model by constrained decoding; with an adapter, base and tuned in one load.
+
+    Args:
+        model: hub id, folder, `.gguf` file or `demo`.
+        adapter: a peft adapter to compare with the base.
+        tasks: names of bundled tasks or paths of task files.
+        languages: codes, or `all` for those the task has prompts in.
+        source: where the test rows are; see `glotlift.data.read`.
+        answers: answer sets; with several, each makes a test set `<task>.<answers>` of its own.
+        scoring: `sequence` or `prefix-mass`; the other one is stored beside it.
+        limit: items a language.
+        num_fewshot: demonstrations a prompt; all by default.
+        output_path: folder for predictions and scores.
+        dtype: see `glotlift.models.load.load_model`.
+        device: see there.
+        token_budget: tokens of a batch.
+        prefix_cache: False runs every prompt whole and alone.
+        seed: of the bootstraps.
+
+    Returns:
+        The content of `scores.json`.
+    """
+    names = [tasks] if isinstance(tasks, str) else list(tasks)
+    sets = [answers] if isinstance(answers, str) else list(answers)
+    entries = [
+        EvalTask(
+            task=task,
+            name=f"{Path(task).stem}.{answer}" if len(sets) > 1 else None,
+            source=source,
+            answers=answer,
+            limit=limit,
+            num_fewshot=num_fewshot,
+        )
+        for task in names
+        for answer in sets
+    ]
+    settings = EvalRecipe.model_validate(
+        {"tasks": entries, "languages": resolve(languages), "scoring": scoring, "token_budget": token_budget}
+    )
+    test_sets = _read_test_sets(settings)
+    folder = RunFolder(Path(output_path))
+    from glotlift.models.load import load_model
+
+    loaded = load_model(model, adapter=adapter, dtype=dtype, device=device)
+    return _evaluate(loaded, settings, test_sets, folder, adapter and Path(adapter), seed, prefix_cache)
+
+
+def compare(a: str | Path, b: str | Path, *, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """Compare two evaluations of the same items, language by language.
+
+    Args:
+        a: a folder with `<language>.parquet` prediction files.
+        b: another one; languages that both have are compared.
+        seed: of the bootstraps.
+
+    Returns:
+        Name -> `glotlift.evaluation.compare.Change` for every language and for `all`.
+
+    Raises:
+        DataError: there is no common language, or the items differ.
+    """
+    from glotlift.evaluation.compare import compare_group, compare_languages, correctness
+    from glotlift.runs import read_parquet
+
+    files = [{path.stem: path for path in Path(folder).glob("*.parquet")} for folder in (a, b)]
+    for folder, found in zip((a, b), files, strict=True):
+        if not found:
+            raise DataError(f"{folder}: got no prediction files, expected <language>.parquet")
+    common = [code for code in files[0] if code in files[1]]
+    if not common:
+        raise DataError(f"{a} and {b} have no language in common: {' '.join(files[0])} and {' '.join(files[1])}")
+    paired = {
+        code: correctness(read_parquet(files[0][code])[0], read_parquet(files[1][code])[0], code) for code in common
+    }
+    changes = [*compare_languages(paired, seed=seed), compare_group("all", paired, seed=seed)]
+    return {change.name: vars(change) for change in changes}
+
+
+def explain(
+    *,
+    model: str = "demo",
+    adapter: str | None = None,
+    task: str = "sentiment",
+    languages: str | Sequence[str] = "all",
+    source: str = "sample",
+    answers: str = "own",
+    limit: int | None = 100,
+    output_path: str | Path,
+    dtype: str = "auto",
+    device: str = "auto",
+    seed: int = 0,
+) -> Path:
+    """Look inside a model: logit lens and geometry of the items of a task; with an adapter, base and tuned.
+
+    Arguments as in `evaluate`. Returns the folder with `lens/` and `geometry/`.
+    """
+    from glotlift.models.load import load_model
+
+    entry = EvalTask(task=task, source=source, answers=answers, limit=limit)
+    settings = EvalRecipe(tasks=(entry,), languages=resolve(languages))
+    test_sets = _read_test_sets(settings)
+    folder = RunFolder(Path(output_path))
+    loaded = load_model(model, adapter=adapter, dtype=dtype, device=device)
+    definition, items = test_sets[entry.key]
+    _explain(loaded, definition, entry, items, folder, settings.token_budget, seed)
+    return folder.path
+
+
+TestSets = Mapping[str, tuple[Task, dict[str, list[Item]]]]
+"""Name of a test set -> its task, and its items a language."""
+
+
+def _open(recipe: Recipe | str | Path, output_path: str | Path | None) -> tuple[Recipe, RunFolder]:
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
+    folder = RunFolder(Path(output_path) if output_path else Path("runs") / recipe.name)
+    write_text(folder.path / "recipe.yaml", dump_recipe(recipe))
+    return recipe, folder
+
+
+def _read_test_sets(settings: EvalRecipe) -> TestSets:
+    test_sets = {}
+    for entry in settings.tasks:
+        task = load_task(entry.task)
+        languages = entry.languages or settings.languages
+        if set(languages) == set(resolve("all")) and entry.languages is None:
+            languages = tuple(code for code in languages if code in task.languages)
+        for code in languages:
+            task.answers(code, entry.answers)  # unknown languages and answer sets show at once
+        options = {"limit": entry.limit, "gold": entry.gold, "columns": entry.columns}
+        test_sets[entry.key] = (task, read_items(task, entry.source, languages, **options))
+    return test_sets
+
+
+def _data_stage(recipe: Recipe, folder: RunFolder, test_sets: TestSets) -> None:
+    from glotlift.models.load import digest
+
+    settings = recipe.data
+    task = load_task(settings.task)
+    for code in (*settings.languages, settings.target):
+        task.pack(code)
+    pairs = read_pairs(
+        task, settings.source, settings.languages,
+        target=settings.target, limit=settings.limit, columns=settings.columns,
+    )  # fmt: skip
+    text = dump_pairs(pairs)
+    fingerprint = digest(text)
+    if folder.is_done("data", fingerprint):
+        return
+    with folder.stage("data", fingerprint) as notes:
+        items = [item for _, by_language in test_sets.values() for rows in by_language.values() for item in rows]
+        audit = audit_pairs(pairs, (text for item in items for text in item.fields.values()))
+        write_json(folder.path / "data" / "audit.json", audit)
+        write_text(folder.path / "data" / "pairs.jsonl", text)
+        notes["pairs"] = len(pairs)
+    flags = ", ".join(f"{count} {flag}" for flag, count in audit["flags"].items()) or "none flagged"
+    log.info("data: %d question pairs in %s (%s)", len(pairs), " ".join(settings.languages), flags)
+
+
+def _train_stage(recipe: Recipe, folder: RunFolder) -> None:
+    from glotlift.models.load import digest, load_model, model_source, weights_fingerprint
+
+    pairs = load_pairs(folder.path / "data" / "pairs.jsonl")
+    settings = recipe.train.model_dump(mode="json")
+    weights = weights_fingerprint(model_source(recipe.model))
+    inputs = (dump_pairs(pairs), recipe.data.validation_fraction, settings, weights, recipe.dtype, recipe.seed)
+    fingerprint = digest(inputs)
+    if folder.is_done("train", fingerprint) and (folder.path / "adapter" / "adapter_config.json").is_file():
+        return
+    from glotlift.training.tune import tune
+
+    with folder.stage("train", fingerprint) as notes:
+        training, validation = split_validation(pairs, recipe.data.validation_fraction, recipe.seed)
+        loaded = load_model(recipe.model, dtype=recipe.dtype, device=recipe.device)
+        log.info("train: %d pairs, %d held out, on %s", len(training), len(validation), recipe.model)
+        checkpoints = folder.path / "checkpoints" / fingerprint
+        model, history = tune(loaded, training, validation, checkpoints, seed=recipe.seed, **settings)
+        history |= {"seen": _sources(pairs), "pivot": recipe.data.target}
+        _save_adapter(model, history, folder.path / "adapter")
+        notes["validation_loss"] = history["validation_loss"]
+    shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
+
+
+def _sources(pairs: Sequence[QuestionPair]) -> list[str]:
+    return list(dict.fromkeys(pair.source for pair in pairs))
+
+
+def _save_adapter(model: Any, history: Mapping[str, Any], target: Path) -> None:
+    scratch = None
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix=".adapter.", dir=target.parent))
+        model.save_pretrained(scratch, save_embedding_layers=False)
+        write_json(scratch / "history.json", history)
+        if target.exists():
+            shutil.rmtree(target)
+        scratch.chmod(0o755)
+        scratch.rename(target)
+    except OSError as fault:
+        raise OutputError(f"{target}: cannot be written ({fault.strerror or fault})") from None
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _merge_stage(recipe: Recipe, folder: RunFolder) -> None:
+    from glotlift.models.load import digest, weights_fingerprint
+
+    adapter = folder.path / "adapter"
+    if not (adapter / "adapter_config.json").is_file():
+        raise DataError(f"{folder.path}: got no adapter, expected one from `glotlift train`")
+    fingerprint = digest(weights_fingerprint(str(adapter)), recipe.model, recipe.dtype)
+    if folder.is_done("merge", fingerprint) and (folder.path / "merged" / "config.json").is_file():
+        return
+    from glotlift.training.merge import merge_adapter
+
+    held_out = load_pairs(folder.path / "data" / "pairs.jsonl")[:16]
+    with folder.stage("merge", fingerprint):
+        certificate = merge_adapter(
+            recipe.model, str(adapter), folder.path / "merged", [pair.input for pair in held_out],
+            dtype=recipe.dtype, device=recipe.device,
+        )  # fmt: skip
+        write_json(folder.path / "merge.json", certificate)
+    log.info("merge: largest logit difference to the adapter %.2g", certificate["max_logit_difference"])
+
+
+def _eval_and_explain(recipe: Recipe, folder: RunFolder, test_sets: TestSets) -> None:
+    """Evaluate and explain base and tuned in one load of the model."""
+    from glotlift.models.load import digest, load_model, model_source, weights_fingerprint
+
+    adapter = folder.path / "adapter"
+    weights = weights_fingerprint(model_source(recipe.model)), weights_fingerprint(str(adapter)), recipe.dtype
+    rows = {
+        key: {code: [(item.id, dict(item.fields), item.gold) for item in items] for code, items in by_language.items()}
+        for key, (_, by_language) in test_sets.items()
+    }
+    eval_fingerprint = digest(weights, recipe.eval.model_dump(mode="json"), rows)
+    explain_fingerprint = digest(eval_fingerprint, recipe.explain.model_dump(mode="json"))
+    eval_done = folder.is_done("eval", eval_fingerprint) and (folder.path / "scores.json").is_file()
+    explain_done = folder.is_done("explain", explain_fingerprint)
+    if eval_done and explain_done:
+        return
+    loaded = load_model(recipe.model, adapter=str(adapter), dtype=recipe.dtype, device=recipe.device)
+    if not eval_done:
+        with folder.stage("eval", eval_fingerprint):
+            _evaluate(loaded, recipe.eval, test_sets, folder, adapter, recipe.seed, True)
+    if not explain_done:
+        entry = next(e for e in recipe.eval.tasks if e.key == (recipe.explain.task or recipe.eval.tasks[0].key))
+        task, items = test_sets[entry.key]
+        chosen = recipe.explain.languages or tuple(items)
+        if missing := [code for code in chosen if code not in items]:
+            raise LanguageError(f"explain.languages: {' '.join(missing)} not in test set {entry.key!r}: {' '.join(items)}")
+        items = {code: items[code][: recipe.explain.limit] for code in chosen}
+        with folder.stage("explain", explain_fingerprint):
+            _explain(loaded, task, entry, items, folder, recipe.eval.token_budget, recipe.seed)
+
+
+def _evaluate(
+    loaded: Any,
+    settings: EvalRecipe,
+    test_sets: TestSets,
+    folder: RunFolder,
+    adapter: Path | None,
+    seed: int,
+    prefix_cache: bool,
+) -> dict[str, Any]:
+    from glotlift.evaluation.predict import predict_to_file, prepare
+    from glotlift.evaluation.scores import build_scores, read_predictions
+    from glotlift.models.labels import audit_labels
+    from glotlift.progress import track
+
+    predictions = []
+    for entry in settings.tasks:
+        task, by_language = test_sets[entry.key]
+        for finding in [f for code in by_language for f in audit_labels(loaded.tokenizer, task, code, entry.answers)]:
+            log.warning("label audit: %s, %s: %s", entry.key, finding.language, finding.message)
+        prompts = {
+            code: prepare(loaded, task, code, items, entry.answers, num_fewshot=entry.num_fewshot)
+            for code, items in by_language.items()
+        }
+        total = sum(len(each.rows) for each in prompts.values())
+        for variant in loaded.variants:
+            with track(f"eval {entry.key}, {variant}", total, "items") as advance:
+                for code, each in prompts.items():
+                    path = folder.path / "predictions" / variant / entry.key / f"{code}.parquet"
+                    predict_to_file(
+                        path, loaded, each, variant, task_key=entry.key, answers=entry.answers,
+                        scoring=settings.scoring, token_budget=settings.token_budget,
+                        prefix_cache=prefix_cache, progress=advance,
+                    )  # fmt: skip
+        predictions.append(read_predictions(folder.path, entry.key, loaded.variants, list(prompts)))
+    seen, pivot = _tuned_on(adapter)
+    config = {"tasks": [entry.model_dump(mode="json") for entry in settings.tasks], "random_seed": seed}
+    scores = build_scores(predictions, model=loaded.name, config=config, seen=seen, pivot=pivot, seed=seed)
+    write_json(folder.path / "scores.json", scores)
+    return scores
+
+
+def _tuned_on(adapter: Path | None) -> tuple[list[str], str]:
+    """Return the languages an adapter of glotlift was tuned on and what it translates into; none are known of others."""
+    history = adapter / "history.json" if adapter else None
+    if history is None or not history.is_file():
+        return [], "en"
+    import json
+
+    content = json.loads(history.read_text(encoding="utf-8"))
+    return content["seen"], content["pivot"]
+
+
+def _explain(
+    loaded: Any,
+    task: Task,
+    entry: EvalTask,
+    items: Mapping[str, list[Item]],
+    folder: RunFolder,
+    token_budget: int,
+    seed: int,
+) -> None:
+    from glotlift.evaluation.predict import prepare
+    from glotlift.explanation.collect import explain_languages
+
+    prompts = {
+        code: prepare(loaded, task, code, rows, entry.answers, num_fewshot=entry.num_fewshot)
+        for code, rows in items.items()
+    }
+    explain_languages(
+        loaded, prompts, folder.path, task_key=entry.key,
+        english_words=task.answers("en", "own"),
+        own_words={code: task.answers(code, "own") for code in prompts},
+        token_budget=token_budget, seed=seed,
+    )  # fmt: skip
+
+
+__all__ = ["build_data", "compare", "evaluate", "explain", "merge", "report", "run", "train"]

@@ -1,0 +1,172 @@
+"""The run folder: what a run writes, and how it knows what is already done.
+
+    runs/<name>/
+      recipe.yaml  manifest.json           the resolved recipe; per stage: fingerprint, status, seconds, versions
+      data/pairs.jsonl  data/audit.json    question pairs and what was checked
+      adapter/  merged/                    peft folder; plain Hugging Face folder
+      predictions/<base|tuned>/<task>/<language>.parquet
+      scores.json                          lm-eval's result schema
+      lens/  geometry/                     tidy Parquet
+      figures/  report.html  README.md     README.md is the model card
+
+A file gets its name only when it is whole (written beside, then renamed), so a run that is killed at any moment leaves
+nothing half-written under a final name. A stage is done when the manifest says so for its fingerprint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from glotlift.errors import OutputError
+
+_PACKAGES = ("glotlift", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy", "scipy", "scikit-learn")
+
+
+class RunFolder:
+    """A run's folder and its manifest.
+
+    Args:
+        path: the folder; made when missing.
+
+    Raises:
+        OutputError: it cannot be made or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as fault:
+            raise OutputError(f"{path}: cannot be made ({fault.strerror}), expected a folder that can be written") from None
+        self._manifest = path / "manifest.json"
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what the manifest holds: `{"stages": {...}}` at least."""
+        try:
+            return json.loads(self._manifest.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {"stages": {}}
+        except json.JSONDecodeError as fault:
+            raise OutputError(f"{self._manifest}, line {fault.lineno}: not valid JSON; delete it to start anew") from None
+
+    def is_done(self, stage: str, fingerprint: str) -> bool:
+        """Return whether a stage has finished with this fingerprint."""
+        entry = self.manifest()["stages"].get(stage, {})
+        return entry.get("status") == "done" and entry.get("fingerprint") == fingerprint
+
+    @contextmanager
+    def stage(self, name: str, fingerprint: str) -> Iterator[dict[str, Any]]:
+        """Record a stage: `running` while inside, `done` with its seconds behind it, `failed` on an error.
+
+        Yields:
+            A dict for notes that are kept in the manifest with the stage.
+        """
+        notes: dict[str, Any] = {}
+        self._record(name, {"status": "running", "fingerprint": fingerprint, "started": _now()})
+        begin = time.monotonic()
+        status = "failed"
+        try:
+            yield notes
+            status = "done"
+        finally:
+            seconds = round(time.monotonic() - begin, 2)
+            entry = {"status": status, "fingerprint": fingerprint, "finished": _now(), "seconds": seconds, **notes}
+            self._record(name, {**entry, "versions": versions()})
+
+    def _record(self, stage: str, entry: Mapping[str, Any]) -> None:
+        manifest = self.manifest()
+        manifest["stages"][stage] = dict(entry)
+        write_json(self._manifest, manifest)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a file beside `path`, then give it the name.
+
+    Raises:
+        OutputError: the folder cannot be written, or the disk is full.
+    """
+    scratch = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        scratch = Path(name)
+        write(scratch)
+        scratch.chmod(0o644)
+        scratch.replace(path)
+    except OSError as fault:
+        raise OutputError(f"{path}: cannot be written ({fault.strerror or fault})") from None
+    finally:
+        if scratch is not None:
+            scratch.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomic(path, lambda file: _write_through(file, text))
+
+
+def _write_through(file: Path, text: str) -> None:
+    with file.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file atomically."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_parquet(path: Path, frame: Any, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a pandas frame as Parquet atomically; `metadata` goes into the schema under the key `glotlift`."""
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+    extra = {b"glotlift": json.dumps(metadata or {}, ensure_ascii=False).encode()}
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **extra})
+    write_atomic(path, lambda file: pyarrow.parquet.write_table(table, file))
+
+
+def read_parquet(path: Path) -> tuple[Any, dict[str, Any]]:
+    """Return the pandas frame and the metadata of a file that `write_parquet` wrote."""
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.ParquetFile(path).read()
+    metadata = json.loads((table.schema.metadata or {}).get(b"glotlift", b"{}"))
+    return table.to_pandas(), metadata
+
+
+def parquet_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata of a file that `write_parquet` wrote, `{}` where there is no such file."""
+    import pyarrow.parquet
+
+    if not path.is_file():
+        return {}
+    schema = pyarrow.parquet.read_schema(path)
+    return json.loads((schema.metadata or {}).get(b"glotlift", b"{}"))
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
