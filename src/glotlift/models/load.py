@@ -89,8 +89,8 @@ def load_model(name: str, *, adapter: str | None = None, dtype: str = "auto", de
     kind = _dtype(dtype, place)
     tokenizer = load_tokenizer(name)
     try:
-        # sdpa: the one attention that takes the packed masks of `forward` on every device
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=kind, attn_implementation="sdpa")
+        # attention is transformers' own choice, sdpa or eager: both take the packed masks of `forward`
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=kind)
     except (OSError, ValueError, KeyError, RuntimeError) as fault:
         raise ModelError(f"model {name!r} cannot be loaded: {_first_line(fault)}") from fault
     adapter_fingerprint = None

@@ -1,0 +1,70 @@
+"""glotlift: lift an LLM into languages it was never labelled in.
+
+Tune it on translated questions only, prove on 20 languages what changed, and show why from inside the model.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glotlift.errors import GlotliftError
+    from glotlift.languages import LANGUAGES
+    from glotlift.models.load import load_model
+    from glotlift.pipeline import build_data, compare, evaluate, explain, merge, report, run, train
+    from glotlift.recipe import Recipe, load_recipe
+    from glotlift.tasks.load import load_task
+    from glotlift.tasks.task import Item, Task
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "GlotliftError": "glotlift.errors",
+    "LANGUAGES": "glotlift.languages",
+    "Item": "glotlift.tasks.task",
+    "Recipe": "glotlift.recipe",
+    "Task": "glotlift.tasks.task",
+    "build_data": "glotlift.pipeline",
+    "compare": "glotlift.pipeline",
+    "evaluate": "glotlift.pipeline",
+    "explain": "glotlift.pipeline",
+    "load_model": "glotlift.models.load",
+    "load_recipe": "glotlift.recipe",
+    "load_task": "glotlift.tasks.load",
+    "merge": "glotlift.pipeline",
+    "report": "glotlift.pipeline",
+    "run": "glotlift.pipeline",
+    "train": "glotlift.pipeline",
+}
+
+__all__ = [
+    "GlotliftError",
+    "Item",
+    "LANGUAGES",
+    "Recipe",
+    "Task",
+    "build_data",
+    "compare",
+    "evaluate",
+    "explain",
+    "load_model",
+    "load_recipe",
+    "load_task",
+    "merge",
+    "report",
+    "run",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used; `import glotlift` itself loads no torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'glotlift' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return [*__all__, "__version__"]

@@ -1,0 +1,313 @@
+"""The command line: parse, call a stage function, print.
+
+Exit codes: 0 done, 1 a run that failed, 2 the input is at fault (one clear sentence, no traceback), 130 interrupted.
+Heavy imports happen inside the commands, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from glotlift.errors import GlotliftError
+
+app = typer.Typer(
+    name="glotlift",
+    help="Lift an LLM into languages it was never labelled in: align on translated questions, verify, explain, ship.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data_app = typer.Typer(help="Question pairs: build and audit.", no_args_is_help=True)
+tasks_app = typer.Typer(help="Tasks: list, show, check.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(tasks_app, name="tasks")
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (YAML).")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+OutputPath = Annotated[Optional[Path], typer.Option("--output-path", "-o", help="Run folder; runs/<name> by default.")]
+Model = Annotated[str, typer.Option("--model", help="Hub id, folder, .gguf file, or `demo`.")]
+Adapter = Annotated[Optional[str], typer.Option("--adapter", help="A peft adapter to compare with the base.")]
+Languages = Annotated[str, typer.Option("--languages", help="Codes such as `de,sw`, or `all`.")]
+Source = Annotated[str, typer.Option("--data", help="`sample`, a folder in the paper's layout, a path with {lang}, hub:NAME.")]
+Limit = Annotated[Optional[int], typer.Option("--limit", min=1, help="Items a language.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of all draws.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, ...")]
+
+DEMO_RECIPE = Path(__file__).parent / "tasks" / "sample" / "demo.yaml"
+
+
+@app.command()
+def demo(output_path: OutputPath = None) -> None:
+    """Do everything on a real small model and the bundled sample: a few minutes on a CPU."""
+    from glotlift.pipeline import run as run_recipe
+
+    _finish(run_recipe(DEMO_RECIPE, output_path))
+
+
+@app.command()
+def run(recipe: RecipePath, output_path: OutputPath = None) -> None:
+    """Do every stage of a recipe into a run folder; started again, go on where it stopped."""
+    from glotlift.pipeline import run as run_recipe
+
+    _finish(run_recipe(recipe, output_path))
+
+
+@data_app.command("build")
+def data_build(recipe: RecipePath, output_path: OutputPath = None) -> None:
+    """Build the question pairs of a recipe and audit them."""
+    from glotlift.pipeline import build_data
+
+    typer.echo(build_data(recipe, output_path))
+
+
+@data_app.command("audit")
+def data_audit(pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="A pairs.jsonl.")]) -> None:
+    """Print the audit of a file of question pairs as JSON."""
+    from glotlift.data.audit import audit_pairs
+    from glotlift.data.questions import load_pairs
+
+    typer.echo(json.dumps(audit_pairs(load_pairs(pairs)), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def train(recipe: RecipePath, output_path: OutputPath = None) -> None:
+    """Tune the model of a recipe on its question pairs (LoRA)."""
+    from glotlift.pipeline import train as train_recipe
+
+    typer.echo(train_recipe(recipe, output_path))
+
+
+@app.command()
+def merge(run_path: RunPath) -> None:
+    """Merge the adapter of a run into a plain model folder."""
+    from glotlift.pipeline import merge as merge_run
+
+    typer.echo(merge_run(run_path))
+
+
+@app.command("eval")
+def evaluate(
+    model: Model = "demo",
+    adapter: Adapter = None,
+    tasks: Annotated[str, typer.Option("--tasks", help="Names or files, separated by commas.")] = "sentiment",
+    languages: Languages = "all",
+    data: Source = "sample",
+    answers: Annotated[str, typer.Option("--answers", help="own, english, arbitrary or sets of the task file.")] = "own",
+    scoring: Annotated[str, typer.Option("--scoring", help="sequence or prefix-mass.")] = "sequence",
+    limit: Limit = None,
+    num_fewshot: Annotated[Optional[int], typer.Option("--num-fewshot", min=0, help="Demonstrations; all by default.")] = None,
+    output_path: Annotated[Path, typer.Option("--output-path", "-o", help="Folder for predictions and scores.")] = Path(
+        "runs/eval"
+    ),
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    token_budget: Annotated[int, typer.Option("--token-budget", min=1, help="Tokens of a batch.")] = 1024,
+    prefix_cache: Annotated[bool, typer.Option(help="Run what all prompts share once.")] = True,
+    seed: Seed = 0,
+) -> None:
+    """Evaluate a model by constrained decoding; with --adapter, base and tuned in one load."""
+    from glotlift.errors import UserError, one_of
+    from glotlift.pipeline import evaluate as evaluate_model
+
+    if scoring not in (known := ("sequence", "prefix-mass")):
+        raise UserError(f"--scoring: got {scoring!r}, expected {one_of(known)}")
+    scores = evaluate_model(
+        model=model, adapter=adapter, tasks=tasks.split(","), languages=languages, source=data,
+        answers=answers.split(","), scoring=scoring, limit=limit, num_fewshot=num_fewshot, output_path=output_path,
+        dtype=dtype, device=device, token_budget=token_budget, prefix_cache=prefix_cache, seed=seed,
+    )  # fmt: skip
+    _print_tables(scores)
+    typer.echo(f"{output_path / 'scores.json'}")
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A folder of prediction files.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one, of the same items.")],
+    seed: Seed = 0,
+) -> None:
+    """Compare two evaluations of the same items with paired statistics."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from glotlift.pipeline import compare as compare_folders
+
+    table = Table("language", "n", "A", "B", "change", "95 % interval", "McNemar p", "p (Holm)")
+    for change in compare_folders(a, b, seed=seed).values():
+        p_values = ["" if change[key] is None else f"{change[key]:.3g}" for key in ("p", "p_holm")]
+        interval = f"{change['low'] * 100:+.1f} to {change['high'] * 100:+.1f}"
+        accuracies = [f"{change[key]:.1%}" for key in ("a", "b")]
+        table.add_row(change["name"], str(change["n"]), *accuracies, f"{change['change'] * 100:+.1f}", interval, *p_values)
+    Console().print(table)
+
+
+@app.command()
+def explain(
+    model: Model = "demo",
+    adapter: Adapter = None,
+    task: Annotated[str, typer.Option("--task", help="Name or file.")] = "sentiment",
+    languages: Languages = "all",
+    data: Source = "sample",
+    answers: Annotated[str, typer.Option("--answers", help="Answer words of the demonstrations.")] = "own",
+    limit: Limit = 100,
+    output_path: Annotated[Path, typer.Option("--output-path", "-o", help="Folder for lens/ and geometry/.")] = Path(
+        "runs/explain"
+    ),
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Look inside a model: logit lens and cross-lingual geometry."""
+    from glotlift.pipeline import explain as explain_model
+
+    folder = explain_model(
+        model=model, adapter=adapter, task=task, languages=languages, source=data, answers=answers, limit=limit,
+        output_path=output_path, dtype=dtype, device=device, seed=seed,
+    )  # fmt: skip
+    typer.echo(folder)
+
+
+@app.command()
+def report(run_path: RunPath) -> None:
+    """Write the figures, the HTML page and the model card of a run."""
+    from glotlift.pipeline import report as report_run
+
+    _finish(report_run(run_path))
+
+
+@tasks_app.command("list")
+def tasks_list() -> None:
+    """List the bundled tasks."""
+    from glotlift.tasks.load import builtin_tasks, load_task
+
+    for name in builtin_tasks():
+        task = load_task(name)
+        typer.echo(f"{name:12} {len(task.languages)} languages, {' / '.join(task.labels)}: {task.description}")
+
+
+@tasks_app.command("show")
+def tasks_show(
+    task: Annotated[str, typer.Argument(help="Name or file.")],
+    languages: Languages = "en",
+    answers: Annotated[str, typer.Option("--answers", help="Answer set.")] = "own",
+) -> None:
+    """Print the prompt of a task in some languages."""
+    from glotlift.languages import resolve
+    from glotlift.tasks.load import load_task
+
+    definition = load_task(task)
+    blank = {field: f"<{field}>" for field in definition.fields}
+    for code in resolve(languages):
+        typer.echo(f"--- {definition.name}, {code}\n{definition.prompt(code, answers, blank)}\n")
+
+
+@tasks_app.command("check")
+def tasks_check(
+    task: Annotated[str, typer.Argument(help="Name or file.")],
+    model: Annotated[Optional[str], typer.Option("--model", help="Also audit the label words under its tokenizer.")] = None,
+) -> None:
+    """Check a task file and, with --model, whether tokens separate its classes."""
+    from glotlift.tasks.load import load_task
+
+    definition = load_task(task)
+    typer.echo(f"{definition.name}: {len(definition.languages)} languages, {len(definition.labels)} labels: the file is whole")
+    if model is None:
+        return
+    from glotlift.models.labels import audit_labels
+    from glotlift.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    for code, pack in definition.languages.items():
+        for answers in {**definition.answer_sets, **pack.answer_sets}:
+            for finding in audit_labels(tokenizer, definition, code, answers):
+                typer.echo(f"warning: {code}, {answers}, {finding.kind}: {finding.message}")
+    typer.echo(f"label audit under the tokenizer of {model!r}: done")
+
+
+@app.command()
+def languages() -> None:
+    """List the languages glotlift knows."""
+    from glotlift.languages import LANGUAGES
+
+    for entry in LANGUAGES.values():
+        typer.echo(f"{entry.code}  {entry.flores}  {entry.name:10} {entry.endonym:14} {entry.family}, class {entry.resource}")
+
+
+@app.command()
+def models(name: Annotated[str, typer.Argument(help="Hub id, folder, .gguf file, or `demo`.")] = "demo") -> None:
+    """Show what a model name stands for, converting a GGUF file when first asked."""
+    from glotlift.models.forward import decoder_layers
+    from glotlift.models.load import load_model
+
+    loaded = load_model(name)
+    config = loaded.model.config
+    parameters = sum(p.numel() for p in loaded.model.parameters())
+    typer.echo(f"{name}: {type(loaded.model).__name__}, {parameters / 1e6:.0f} M parameters, {loaded.model.dtype}")
+    typer.echo(f"{len(decoder_layers(loaded.model))} layers, width {config.hidden_size}, {config.vocab_size:,} tokens")
+    typer.echo(f"window {config.max_position_embeddings:,} tokens, fingerprint {loaded.fingerprint}")
+
+
+def _finish(folder: Path) -> None:
+    _print_tables(json.loads((folder / "scores.json").read_text(encoding="utf-8")))
+    typer.echo(f"report: {folder / 'report.html'}")
+
+
+def _print_tables(scores: dict) -> None:
+    from rich.console import Console
+
+    from glotlift.reporting.table import result_table
+
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    for key, entry in scores["glotlift"]["tasks"].items():
+        console.print(result_table(scores, key))
+        console.print(entry["sentence"], "\n")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; exits the process."""
+    _quiet()
+    try:
+        app(arguments)
+    except GlotliftError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; finished work is kept, start the same command again to go on", 130)
+    except OSError as error:
+        if error.errno not in _WRITING_FAULTS:
+            raise
+        _fail(f"{error.filename or 'output'}: cannot be written ({error.strerror})", 2)
+
+
+_WRITING_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EFBIG)
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write(f"error: {message}\n")
+    raise SystemExit(code)
+
+
+def _quiet() -> None:
+    """Send our own log lines to stderr, and keep libraries from printing their own progress."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("glotlift")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if not sys.warnoptions:
+        import warnings
+
+        warnings.filterwarnings("ignore", category=FutureWarning)

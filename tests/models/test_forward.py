@@ -1,0 +1,113 @@
+"""The cached, packed, batched pass against the plain Hugging Face forward."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import FAMILIES
+
+from glotlift.data.read import read_items
+from glotlift.errors import ModelError
+from glotlift.evaluation.predict import predict, prepare
+from glotlift.models.forward import Row, final_norm, run, shared_length
+from glotlift.tasks.load import load_task
+
+
+def _prompts(loaded, task="sentiment", language="en", answers="own", limit=7, num_fewshot=None):
+    definition = load_task(task)
+    if task == "sentiment":
+        items = read_items(definition, "sample", (language,), limit=limit)[language]
+    else:
+        from glotlift.tasks.task import Item
+
+        shown = definition.pack(language).demonstrations
+        items = [Item(str(i), dict(d.fields), d.label) for i, d in enumerate(shown[:limit])]
+    return prepare(loaded, definition, language, items, answers, num_fewshot=num_fewshot)
+
+
+def _scores(frame):
+    return frame[[column for column in frame if column.startswith(("sequence_", "prefix_mass_"))]].to_numpy()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("task", "language"), [("sentiment", "en"), ("nli", "th")])
+def test_equals_plain_forward(tiny, family, task, language):
+    loaded = tiny(family)
+    prompts = _prompts(loaded, task, language, limit=4)
+    cached = predict(loaded, prompts, "base", token_budget=200)
+    plain = predict(loaded, prompts, "base", prefix_cache=False)
+    assert list(cached["predicted"]) == list(plain["predicted"])
+    np.testing.assert_allclose(_scores(cached), _scores(plain), atol=2e-4, rtol=2e-4)
+    assert np.ptp(_scores(plain), axis=0).max() > 1e-2  # the model does tell items apart, so equality says something
+
+
+@pytest.mark.parametrize("family", ["gemma3", "gpt2"])
+def test_batching_and_order_do_not_matter(tiny, family):
+    loaded = tiny(family)
+    prompts = _prompts(loaded, language="de")
+    together = _scores(predict(loaded, prompts, "base", token_budget=100_000))
+    alone = _scores(predict(loaded, prompts, "base", token_budget=1))
+    np.testing.assert_allclose(together, alone, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "gpt2", "gpt_neox"])
+def test_taps_equal_hidden_states(tiny, family):
+    loaded = tiny(family)
+    rows = _prompts(loaded).rows
+    spans = [Row(row.prompt, row.trie, row.root, (3, len(row.prompt) - 1)) for row in rows]
+    for batch in run(loaded.model, spans, token_budget=300, last_states=True, pooled_states=True):
+        for k, index in enumerate(batch.rows):
+            row = spans[index]
+            with torch.inference_mode():
+                out = loaded.model(torch.tensor([row.prompt]), output_hidden_states=True)
+            states = torch.stack(out.hidden_states)[:, 0]  # (layers + 1, length, hidden); the last one is normed
+            last, pooled = batch.last_states[k], batch.pooled_states[k]
+            torch.testing.assert_close(last[:-1], states[:-1, -1], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(pooled[:-1], states[:-1, row.span[0] : row.span[1]].mean(1), atol=1e-4, rtol=1e-4)
+            with torch.inference_mode():
+                torch.testing.assert_close(final_norm(loaded.model)(last[-1]), states[-1, -1], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(batch.logits[batch.prompt_end[k]], out.logits[0, -1], atol=1e-3, rtol=1e-4)
+
+
+def test_boundary_merge_scores_the_merged_token(tiny):
+    """A trie that continues before the end of the prompt is scored from there."""
+    loaded = tiny("llama")
+    prompts = _prompts(loaded, limit=3)
+    for row in prompts.rows:
+        early = Row(row.prompt, row.trie, len(row.prompt) - 2, row.span)
+        batch = next(iter(run(loaded.model, [early])))
+        for steps in row.trie.steps:
+            tokens = [*row.prompt[: early.root], *(token for _, token in steps)]
+            with torch.inference_mode():
+                logits = loaded.model(torch.tensor([tokens])).logits[0]
+            for depth, (node, _) in enumerate(steps):
+                got = batch.logits[batch.nodes[0][node]]
+                torch.testing.assert_close(got, logits[early.root - 1 + depth], atol=1e-3, rtol=1e-4)
+
+
+def test_head_and_block_hooks_are_removed(tiny):
+    loaded = tiny("gemma3")
+    before = loaded.model(torch.tensor([[1, 5, 9]])).logits.shape
+    list(run(loaded.model, _prompts(loaded, limit=2).rows, last_states=True))
+    assert loaded.model(torch.tensor([[1, 5, 9]])).logits.shape == before == (1, 3, 600)
+
+
+def test_shared_length_leaves_every_row_a_token():
+    assert shared_length([Row((1, 2, 3)), Row((1, 2, 4, 5))]) == 2
+    assert shared_length([Row((1, 2, 3)), Row((1, 2, 3))]) == 2
+    assert shared_length([Row((1, 2)), Row((3, 4))]) == 0
+
+
+def test_too_long_prompt_is_refused(tiny):
+    loaded = tiny("gpt2")
+    with pytest.raises(ModelError, match=r"1025 tokens, the model's window 1024"):
+        list(run(loaded.model, [Row((5,) * 1025)]))
+
+
+def test_unknown_layer_type_is_refused(tiny):
+    config = tiny("llama").model.config
+    config.layer_types = ["chunked_attention"] * 3
+    try:
+        with pytest.raises(ModelError, match="chunked_attention"):
+            list(run(tiny("llama").model, [Row((5, 6, 7))]))
+    finally:
+        del config.layer_types
