@@ -29,7 +29,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM  # noqa:
 from glotlift.models.load import LoadedModel  # noqa: E402
 from glotlift.tasks.load import load_task, sample_pattern  # noqa: E402
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # tiny matrices: a second thread only costs
 
 _SHAPE = {
     "vocab_size": 600,
@@ -46,7 +46,9 @@ FAMILIES = {
     "mistral": MistralConfig(**_GROUPED, sliding_window=24),
     "gemma2": Gemma2Config(**_GROUPED, sliding_window=24, query_pre_attn_scalar=8, final_logit_softcapping=5.0),
     "gemma3": Gemma3TextConfig(
-        **_GROUPED, sliding_window=24, query_pre_attn_scalar=8,
+        **_GROUPED,
+        sliding_window=24,
+        query_pre_attn_scalar=8,
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),  # fmt: skip
     "gpt2": GPT2Config(
@@ -95,9 +97,12 @@ def sentencepiece_style() -> PreTrainedTokenizerFast:
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     tokenizer = Tokenizer(BPE(byte_fallback=True, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
-    tokenizer.decoder = decoders.Metaspace(prepend_scheme="never")
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="never")])
     trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=["<pad>", "<s>", "</s>", "<unk>", *bytes_], limit_alphabet=120, show_progress=False
+        vocab_size=600,
+        special_tokens=["<pad>", "<s>", "</s>", "<unk>", *bytes_],
+        limit_alphabet=120,
+        show_progress=False,
     )  # fmt: skip
     tokenizer.train_from_iterator(_corpus(), trainer)
     return _wrap(tokenizer, bos=True)

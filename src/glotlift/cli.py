@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -32,12 +32,14 @@ app.add_typer(tasks_app, name="tasks")
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (YAML).")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
-OutputPath = Annotated[Optional[Path], typer.Option("--output-path", "-o", help="Run folder; runs/<name> by default.")]
+OutputPath = Annotated[Path | None, typer.Option("--output-path", "-o", help="Run folder; runs/<name> by default.")]
 Model = Annotated[str, typer.Option("--model", help="Hub id, folder, .gguf file, or `demo`.")]
-Adapter = Annotated[Optional[str], typer.Option("--adapter", help="A peft adapter to compare with the base.")]
+Adapter = Annotated[str | None, typer.Option("--adapter", help="A peft adapter to compare with the base.")]
 Languages = Annotated[str, typer.Option("--languages", help="Codes such as `de,sw`, or `all`.")]
-Source = Annotated[str, typer.Option("--data", help="`sample`, a folder in the paper's layout, a path with {lang}, hub:NAME.")]
-Limit = Annotated[Optional[int], typer.Option("--limit", min=1, help="Items a language.")]
+Source = Annotated[
+    str, typer.Option("--data", help="`sample`, a folder in the paper's layout, a path with {lang}, hub:NAME.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Items a language.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of all draws.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, ...")]
@@ -101,10 +103,14 @@ def evaluate(
     tasks: Annotated[str, typer.Option("--tasks", help="Names or files, separated by commas.")] = "sentiment",
     languages: Languages = "all",
     data: Source = "sample",
-    answers: Annotated[str, typer.Option("--answers", help="own, english, arbitrary or sets of the task file.")] = "own",
+    answers: Annotated[
+        str, typer.Option("--answers", help="own, english, arbitrary or sets of the task file.")
+    ] = "own",
     scoring: Annotated[str, typer.Option("--scoring", help="sequence or prefix-mass.")] = "sequence",
     limit: Limit = None,
-    num_fewshot: Annotated[Optional[int], typer.Option("--num-fewshot", min=0, help="Demonstrations; all by default.")] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option("--num-fewshot", min=0, help="Demonstrations; all by default.")
+    ] = None,
     output_path: Annotated[Path, typer.Option("--output-path", "-o", help="Folder for predictions and scores.")] = Path(
         "runs/eval"
     ),
@@ -146,7 +152,9 @@ def compare(
         p_values = ["" if change[key] is None else f"{change[key]:.3g}" for key in ("p", "p_holm")]
         interval = f"{change['low'] * 100:+.1f} to {change['high'] * 100:+.1f}"
         accuracies = [f"{change[key]:.1%}" for key in ("a", "b")]
-        table.add_row(change["name"], str(change["n"]), *accuracies, f"{change['change'] * 100:+.1f}", interval, *p_values)
+        table.add_row(
+            change["name"], str(change["n"]), *accuracies, f"{change['change'] * 100:+.1f}", interval, *p_values
+        )
     Console().print(table)
 
 
@@ -213,13 +221,17 @@ def tasks_show(
 @tasks_app.command("check")
 def tasks_check(
     task: Annotated[str, typer.Argument(help="Name or file.")],
-    model: Annotated[Optional[str], typer.Option("--model", help="Also audit the label words under its tokenizer.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Also audit the label words under its tokenizer.")
+    ] = None,
 ) -> None:
     """Check a task file and, with --model, whether tokens separate its classes."""
     from glotlift.tasks.load import load_task
 
     definition = load_task(task)
-    typer.echo(f"{definition.name}: {len(definition.languages)} languages, {len(definition.labels)} labels: the file is whole")
+    typer.echo(
+        f"{definition.name}: {len(definition.languages)} languages, {len(definition.labels)} labels: the file is whole"
+    )
     if model is None:
         return
     from glotlift.models.labels import audit_labels
@@ -239,7 +251,9 @@ def languages() -> None:
     from glotlift.languages import LANGUAGES
 
     for entry in LANGUAGES.values():
-        typer.echo(f"{entry.code}  {entry.flores}  {entry.name:10} {entry.endonym:14} {entry.family}, class {entry.resource}")
+        typer.echo(
+            f"{entry.code}  {entry.flores}  {entry.name:10} {entry.endonym:14} {entry.family}, class {entry.resource}"
+        )
 
 
 @app.command()

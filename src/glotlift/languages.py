@@ -52,7 +52,8 @@ _TABLE = (
     Language("bn", "ben", "ben_Beng", "Bengali", "বাংলা", "Beng", "Indo-Aryan", 3),
 )
 # The order of the paper's tables; every listing of languages follows it.
-_ORDER = "en zh de fr es it nl ja ru sv sl pl bg no ms is hi th sw bn".split()
+_ORDER = ("en", "zh", "de", "fr", "es", "it", "nl", "ja", "ru", "sv")
+_ORDER += ("sl", "pl", "bg", "no", "ms", "is", "hi", "th", "sw", "bn")
 LANGUAGES: dict[str, Language] = {code: next(x for x in _TABLE if x.code == code) for code in _ORDER}
 
 

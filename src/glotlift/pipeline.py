@@ -143,7 +143,7 @@ def evaluate(
     from glotlift.models.load import load_model
 
     loaded = load_model(model, adapter=adapter, dtype=dtype, device=device)
-    return _evaluate(loaded, settings, test_sets, folder, adapter and Path(adapter), seed, prefix_cache)
+    return _evaluate(loaded, settings, test_sets, folder, Path(adapter) if adapter else None, seed, prefix_cache)
 
 
 def compare(a: str | Path, b: str | Path, *, seed: int = 0) -> dict[str, dict[str, Any]]:
@@ -197,7 +197,7 @@ def explain(
     """
     from glotlift.models.load import load_model
 
-    entry = EvalTask(task=task, source=source, answers=answers, limit=limit)
+    entry = EvalTask.model_validate({"task": task, "source": source, "answers": answers, "limit": limit})
     settings = EvalRecipe(tasks=(entry,), languages=resolve(languages))
     test_sets = _read_test_sets(settings)
     folder = RunFolder(Path(output_path))
@@ -349,7 +349,9 @@ def _eval_and_explain(recipe: Recipe, folder: RunFolder, test_sets: TestSets) ->
         task, items = test_sets[entry.key]
         chosen = recipe.explain.languages or tuple(items)
         if missing := [code for code in chosen if code not in items]:
-            raise LanguageError(f"explain.languages: {' '.join(missing)} not in test set {entry.key!r}: {' '.join(items)}")
+            raise LanguageError(
+                f"explain.languages: {' '.join(missing)} not in test set {entry.key!r}: {' '.join(items)}"
+            )
         items = {code: items[code][: recipe.explain.limit] for code in chosen}
         with folder.stage("explain", explain_fingerprint):
             _explain(loaded, task, entry, items, folder, recipe.eval.token_budget, recipe.seed)
@@ -397,7 +399,7 @@ def _evaluate(
 
 
 def _tuned_on(adapter: Path | None) -> tuple[list[str], str]:
-    """Return the languages an adapter of glotlift was tuned on and what it translates into; none are known of others."""
+    """Return the languages an adapter was tuned on and what it translates into, as far as `train` left word of it."""
     history = adapter / "history.json" if adapter else None
     if history is None or not history.is_file():
         return [], "en"

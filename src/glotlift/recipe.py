@@ -18,9 +18,9 @@ from glotlift.schema import Frozen, read_yaml, validate
 
 
 def _codes(value: Any) -> Any:
+    if any(isinstance(code, bool) for code in (value if isinstance(value, list | tuple) else [value])):
+        raise ValueError('got a YAML boolean; write "no" in quotes for Norwegian')
     if isinstance(value, list | tuple):
-        if any(isinstance(code, bool) for code in value):
-            raise ValueError('got a YAML boolean; write "no" in quotes for Norwegian')
         value = [str(code) for code in value]
     elif not isinstance(value, str):
         return value
@@ -30,6 +30,12 @@ def _codes(value: Any) -> Any:
         raise ValueError(str(error)) from None
 
 
+def _code(value: Any) -> Any:
+    codes = _codes((value,) if isinstance(value, str) else value)
+    return codes[0] if isinstance(codes, tuple) and len(codes) == 1 else value
+
+
+Code = Annotated[str, BeforeValidator(_code)]
 Codes = Annotated[tuple[str, ...], BeforeValidator(_codes)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -41,7 +47,7 @@ class DataRecipe(Frozen):
     task: str
     source: str = "sample"
     languages: Codes
-    target: str = "en"
+    target: Code = "en"
     limit: Count | None = None
     columns: dict[str, str] = {}
     validation_fraction: Fraction = 0.05
@@ -123,9 +129,9 @@ class Recipe(Frozen):
     model: str = "demo"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     data: DataRecipe
-    train: TrainRecipe = TrainRecipe()
+    train: TrainRecipe = TrainRecipe.model_validate({})
     eval: EvalRecipe
     explain: ExplainRecipe = ExplainRecipe()
 

@@ -26,7 +26,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from glotlift.errors import OutputError
+from glotlift.errors import DataError, OutputError
 
 _PACKAGES = ("glotlift", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy", "scipy", "scikit-learn")
 
@@ -46,17 +46,26 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as fault:
-            raise OutputError(f"{path}: cannot be made ({fault.strerror}), expected a folder that can be written") from None
+            raise OutputError(
+                f"{path}: cannot be made ({fault.strerror}), expected a folder that can be written"
+            ) from None
         self._manifest = path / "manifest.json"
 
     def manifest(self) -> dict[str, Any]:
         """Return what the manifest holds: `{"stages": {...}}` at least."""
         try:
-            return json.loads(self._manifest.read_text(encoding="utf-8"))
+            manifest = json.loads(self._manifest.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {"stages": {}}
         except json.JSONDecodeError as fault:
-            raise OutputError(f"{self._manifest}, line {fault.lineno}: not valid JSON; delete it to start anew") from None
+            raise OutputError(
+                f"{self._manifest}, line {fault.lineno}: not valid JSON; delete it to start anew"
+            ) from None
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("stages"), dict):
+            raise OutputError(
+                f"{self._manifest}: got no `stages`, expected a manifest of glotlift; delete it to start anew"
+            )
+        return manifest
 
     def is_done(self, stage: str, fingerprint: str) -> bool:
         """Return whether a stage has finished with this fingerprint."""
@@ -150,21 +159,29 @@ def write_parquet(path: Path, frame: Any, metadata: Mapping[str, Any] | None = N
 
 
 def read_parquet(path: Path) -> tuple[Any, dict[str, Any]]:
-    """Return the pandas frame and the metadata of a file that `write_parquet` wrote."""
+    """Return the pandas frame and the metadata of a file that `write_parquet` wrote.
+
+    Raises:
+        DataError: it is missing or not Parquet.
+    """
     import pyarrow.parquet
 
-    table = pyarrow.parquet.ParquetFile(path).read()
+    try:
+        table = pyarrow.parquet.ParquetFile(path).read()
+    except (OSError, pyarrow.ArrowInvalid) as fault:
+        raise DataError(f"{path}: cannot be read as Parquet ({str(fault).splitlines()[0]})") from None
     metadata = json.loads((table.schema.metadata or {}).get(b"glotlift", b"{}"))
     return table.to_pandas(), metadata
 
 
 def parquet_metadata(path: Path) -> dict[str, Any]:
-    """Return the metadata of a file that `write_parquet` wrote, `{}` where there is no such file."""
+    """Return the metadata of a file that `write_parquet` wrote, `{}` where there is no such file or it is damaged."""
     import pyarrow.parquet
 
-    if not path.is_file():
+    try:
+        schema = pyarrow.parquet.read_schema(path)
+    except (OSError, pyarrow.ArrowInvalid):
         return {}
-    schema = pyarrow.parquet.read_schema(path)
     return json.loads((schema.metadata or {}).get(b"glotlift", b"{}"))
 
 

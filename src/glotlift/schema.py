@@ -19,7 +19,7 @@ from glotlift.errors import UserError, nearest
 class Frozen(BaseModel):
     """A pydantic model that cannot be changed and knows all its keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -34,13 +34,16 @@ def read_yaml(path: Path, error: type[UserError]) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise error(f"{path}: no such file") from None
+        raise error(f"{path}: no such file, expected a YAML file") from None
     except (OSError, UnicodeDecodeError) as fault:
         raise error(f"{path}: cannot be read as UTF-8 text ({fault})") from None
     except yaml.YAMLError as fault:
         mark = getattr(fault, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise error(f"{path}{where}: not valid YAML: {getattr(fault, 'problem', None) or fault}") from None
+        problem = getattr(fault, "problem", None) or str(fault).splitlines()[0]
+        raise error(f"{path}{where}: not valid YAML: {problem}") from None
+    except ValueError as fault:  # a scalar that looks like a date and is none
+        raise error(f"{path}: not valid YAML: {fault}") from None
 
 
 def validate(model: type[M], content: Any, source: str, error: type[UserError]) -> M:
@@ -55,23 +58,42 @@ def validate(model: type[M], content: Any, source: str, error: type[UserError]) 
     try:
         return model.model_validate(content)
     except ValidationError as fault:
-        lines = [_sentence(model, content, entry) for entry in fault.errors()]
+        lines = [_sentence(model, entry) for entry in _own_faults(fault.errors())]
         head = f"{source}: " if len(lines) == 1 else f"{source}: {len(lines)} faults:\n  "
         raise error(head + "\n  ".join(lines)) from None
 
 
-def _sentence(model: type[BaseModel], content: Any, fault: ErrorDetails) -> str:
+def _own_faults(faults: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Return the faults without those of a list that is too short only because pydantic left out its faulty entries."""
+    places = [fault["loc"] for fault in faults]
+
+    def is_echo(fault: ErrorDetails) -> bool:
+        depth = len(fault["loc"])
+        return fault["type"] == "too_short" and any(len(p) > depth and p[:depth] == fault["loc"] for p in places)
+
+    return [fault for fault in faults if not is_echo(fault)]
+
+
+def _sentence(model: type[BaseModel], fault: ErrorDetails) -> str:
     place = ".".join(str(part) for part in fault["loc"]) or "(top level)"
     if fault["type"] == "extra_forbidden":
         known = _keys_beside(model, fault["loc"])
         return f"unknown key `{place}`{nearest(str(fault['loc'][-1]), known)}; expected one of: {', '.join(known)}"
     if fault["type"] == "missing":
         return f"missing key `{place}`"
-    message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    message = message[0].lower() + message[1:]
     if fault["type"] == "value_error":
+        message = fault["msg"].removeprefix("Value error, ")
         return f"`{place}`: {message}" if fault["loc"] else message
-    return f"`{place}`: got {fault['input']!r}, expected: {message}"
+    return f"`{place}`: got {fault['input']!r}, expected {_expected(fault)}"
+
+
+def _expected(fault: ErrorDetails) -> str:
+    """Return what pydantic expected, as the end of a sentence."""
+    known = {"model_type": "a mapping", "dict_type": "a mapping", "tuple_type": "a list", "string_type": "text"}
+    if fault["type"] in known:
+        return known[fault["type"]]
+    message = fault["msg"].split(" should ", 1)[-1].replace("match pattern", "text that matches")
+    return message.removeprefix("be ").removeprefix("have ")
 
 
 def _keys_beside(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:

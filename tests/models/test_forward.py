@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES
 
 from glotlift.data.read import read_items
 from glotlift.errors import ModelError
 from glotlift.evaluation.predict import predict, prepare
 from glotlift.models.forward import Row, final_norm, run, shared_length
 from glotlift.tasks.load import load_task
+from tests.conftest import FAMILIES
 
 
 def _prompts(loaded, task="sentiment", language="en", answers="own", limit=7, num_fewshot=None):
@@ -62,7 +62,9 @@ def test_taps_equal_hidden_states(tiny, family):
             states = torch.stack(out.hidden_states)[:, 0]  # (layers + 1, length, hidden); the last one is normed
             last, pooled = batch.last_states[k], batch.pooled_states[k]
             torch.testing.assert_close(last[:-1], states[:-1, -1], atol=1e-4, rtol=1e-4)
-            torch.testing.assert_close(pooled[:-1], states[:-1, row.span[0] : row.span[1]].mean(1), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                pooled[:-1], states[:-1, row.span[0] : row.span[1]].mean(1), atol=1e-4, rtol=1e-4
+            )
             with torch.inference_mode():
                 torch.testing.assert_close(final_norm(loaded.model)(last[-1]), states[-1, -1], atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(batch.logits[batch.prompt_end[k]], out.logits[0, -1], atol=1e-3, rtol=1e-4)

@@ -1,1 +1,1 @@
-
+"""From files and the hub to items and question pairs."""

@@ -6,6 +6,7 @@ dropped here; a reader of the report sees what the model was tuned on.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -19,8 +20,9 @@ LONG_RATIO = 3.0
 def audit_pairs(pairs: Sequence[QuestionPair], evaluation_texts: Iterable[str] = ()) -> dict[str, Any]:
     """Return counts a language, and every flagged pair with its reasons.
 
-    Reasons: `duplicate` (the same input stands twice), `untranslated` (input and target hold the same text),
-    `length` (see `LONG_RATIO`), `in evaluation` (an evaluation text of 20 characters or more stands in input or target).
+    Reasons: `duplicate` (the same input stands twice), `untranslated` (the longest text of the target, without the
+    name of its field, stands in the input), `length` (see `LONG_RATIO`), `in evaluation` (an evaluation text of 20
+    characters or more stands in input or target).
 
     Args:
         pairs: the question pairs.
@@ -34,7 +36,7 @@ def audit_pairs(pairs: Sequence[QuestionPair], evaluation_texts: Iterable[str] =
         if pair.input in seen:
             reasons[pair.id].append("duplicate")
         seen.add(pair.input)
-        if set(pair.target.splitlines()) <= set(pair.input.splitlines()):
+        if _longest_text(pair.target) in pair.input:
             reasons[pair.id].append("untranslated")
         ratio = len(pair.target) / len(pair.input) / usual[pair.source]
         if not 1 / LONG_RATIO <= ratio <= LONG_RATIO:
@@ -49,6 +51,10 @@ def audit_pairs(pairs: Sequence[QuestionPair], evaluation_texts: Iterable[str] =
         "flags": dict(Counter(reason for found in reasons.values() for reason in found)),
         "flagged": dict(reasons),
     }
+
+
+def _longest_text(question: str) -> str:
+    return max((re.split("[:：]", line, maxsplit=1)[-1].strip() for line in question.splitlines()), key=len)
 
 
 def _usual_ratio(pairs: Sequence[QuestionPair]) -> dict[str, float]:

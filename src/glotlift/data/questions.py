@@ -70,7 +70,9 @@ def read_pairs(
         missing = [code for code in languages if not path_of(pattern, code, (code,)).exists()]
         if missing:
             has = sorted(p.stem.removeprefix("questions_") for p in Path(pattern).parent.glob("questions_*.jsonl"))
-            raise DataError(f"no bundled questions of {task.name!r} in {', '.join(missing)}; there are: {' '.join(has)}")
+            raise DataError(
+                f"no bundled questions of {task.name!r} in {', '.join(missing)}; there are: {' '.join(has)}"
+            )
     elif Path(source).is_dir():
         if target != "en":
             raise DataError(f"{source}: the paper's files translate into English, got target {target!r}")
@@ -88,10 +90,9 @@ def read_pairs(
 def _pairs(
     task: Task, source: str, target: str, translations: Table, originals: Table, columns: Mapping[str, str]
 ) -> list[QuestionPair]:
-    position = {str(row.get("id", index)): index for index, row in enumerate(originals.rows)}
+    position = {name: index for index, name in enumerate(originals.ids())}
     pairs = []
-    for index, row in enumerate(translations.rows):
-        name = str(row.get("id", index))
+    for index, name in enumerate(translations.ids()):
         if name not in position:
             raise DataError(f"{translations.source}, row {index + 1}: no question {name!r} in {originals.source}")
         there = {field: translations.text(index, columns.get(field, field)) for field in task.fields}

@@ -51,6 +51,21 @@ class Table:
             raise DataError(f"{self.source}, row {index + 1}: {column!r} is empty, expected text")
         return value
 
+    def ids(self) -> list[str]:
+        """Return the `id` of every row, its position where it has none.
+
+        Raises:
+            DataError: two rows have the same.
+        """
+        names = [str(row.get("id", index)) for index, row in enumerate(self.rows)]
+        rows: dict[str, int] = {}
+        for index, name in enumerate(names):
+            if (first := rows.setdefault(name, index)) != index:
+                raise DataError(
+                    f"{self.source}: rows {first + 1} and {index + 1} have the id {name!r}, expected distinct ids"
+                )
+        return names
+
 
 def read_items(
     task: Task,
@@ -79,7 +94,9 @@ def read_items(
     if source == "sample":
         pattern = sample_pattern(task.name, "items")
         if pattern is None:
-            raise DataError(f"task {task.name!r} has no bundled sample; name a folder, a file pattern or a hub data set")
+            raise DataError(
+                f"task {task.name!r} has no bundled sample; name a folder, a file pattern or a hub data set"
+            )
     elif Path(source).is_dir():
         return _paper_items(task, Path(source), languages, limit)
     else:
@@ -97,7 +114,8 @@ def path_of(pattern: str, language: str, languages: tuple[str, ...]) -> Path:
         DataError: the pattern names one file for several languages.
     """
     if "{lang}" not in pattern and len(languages) > 1:
-        raise DataError(f"{pattern}: one file for {len(languages)} languages; expected `{{lang}}` in the path, or a folder")
+        got = f"one file for {len(languages)} languages" if Path(pattern).exists() else "no such file or folder"
+        raise DataError(f"{pattern}: {got}, expected `{{lang}}` in the path, or a folder")
     return Path(pattern.replace("{lang}", language))
 
 
@@ -108,12 +126,12 @@ def read_table(path: Path) -> Table:
         DataError: it is missing, malformed (with the line), empty, or of another kind.
     """
     kinds = {".json": _json, ".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+    if not path.exists():
+        raise DataError(f"{path}: no such file, expected {one_of(kinds)}")
     if path.suffix not in kinds:
         raise DataError(f"{path}: got a file of kind {path.suffix or '(none)'!r}, expected {one_of(kinds)}")
     try:
         rows = kinds[path.suffix](path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as fault:
         raise DataError(f"{path}: cannot be read ({fault})") from None
     if not rows:
@@ -123,7 +141,7 @@ def read_table(path: Path) -> Table:
 
 def _json(path: Path) -> list[dict[str, Any]]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as fault:
         raise DataError(f"{path}, line {fault.lineno}, column {fault.colno}: not valid JSON: {fault.msg}") from None
     if not isinstance(rows, list):
@@ -133,7 +151,7 @@ def _json(path: Path) -> list[dict[str, Any]]:
 
 def _jsonl(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -181,13 +199,15 @@ def _hub(source: str, language: str) -> Table:
     try:
         rows = load_dataset(name, config or None, split=split or "test")
     except Exception as fault:  # the hub client raises many kinds; all mean that this data set is not to be had
-        raise DataError(f"hub data set {name!r} (config {config or 'default'}): {str(fault).splitlines()[0]}") from fault
+        problem = next(iter(str(fault).splitlines()), type(fault).__name__)
+        raise DataError(f"hub data set {name!r} (config {config or 'default'}): {problem}") from fault
     assert isinstance(rows, Dataset)
     table = [dict(row) for row in rows]  # pyright: ignore[reportArgumentType, reportCallIssue]
     for column, kind in rows.features.items():
         if isinstance(kind, ClassLabel):
+            names = dict(enumerate(kind.names))
             for row in table:
-                row[column] = kind.int2str(row[column])
+                row[column] = names.get(row[column])  # None where a row has no label; SNLI has -1 there
     return Table(f"{name}:{config}:{split or 'test'}", table)
 
 
@@ -203,29 +223,25 @@ def _gold_column(table: Table, named: str | None) -> str:
 def _items(
     task: Task, table: Table, language: str, limit: int | None, gold: str | None, columns: Mapping[str, str]
 ) -> list[Item]:
-    gold_column = _gold_column(table, gold)
-    items = []
-    for index in range(len(table.rows[:limit])):
-        word = table.text(index, gold_column)
-        try:
-            label = task.label_of(language, word)
-        except DataError as fault:
-            raise DataError(f"{table.source}, row {index + 1}: {fault}") from None
-        items.append(_item(task, table, index, label, columns))
-    repeated = _first_repeated([item.id for item in items])
-    if repeated is not None:
-        raise DataError(f"{table.source}: the id {repeated!r} stands in two rows, expected distinct ids")
-    return items
+    column = _gold_column(table, gold)
+    labels = [_label(task, table, index, column, language) for index in range(len(table.rows[:limit]))]
+    return _with_labels(task, table, labels, columns)
 
 
-def _item(task: Task, table: Table, index: int, label: str, columns: Mapping[str, str]) -> Item:
-    fields = {field: table.text(index, columns.get(field, field)) for field in task.fields}
-    return Item(str(table.rows[index].get("id", index)), fields, label)
+def _label(task: Task, table: Table, index: int, column: str, language: str) -> str:
+    word = table.text(index, column)
+    try:
+        return task.label_of(language, word)
+    except DataError as fault:
+        raise DataError(f"{table.source}, row {index + 1}: {fault}") from None
 
 
-def _first_repeated(names: list[str]) -> str | None:
-    seen: set[str] = set()
-    return next((name for name in names if name in seen or seen.add(name)), None)
+def _with_labels(task: Task, table: Table, labels: list[str], columns: Mapping[str, str]) -> list[Item]:
+    """Return the first rows as items, as many as there are labels."""
+    return [
+        Item(name, {field: table.text(index, columns.get(field, field)) for field in task.fields}, label)
+        for index, (name, label) in enumerate(zip(table.ids(), labels, strict=False))
+    ]
 
 
 def _paper_items(task: Task, folder: Path, languages: tuple[str, ...], limit: int | None) -> dict[str, list[Item]]:
@@ -237,7 +253,7 @@ def _paper_items(task: Task, folder: Path, languages: tuple[str, ...], limit: in
     """
     english = read_table(paper_file(folder, task.name, "en", "test"))
     gold_column = _gold_column(english, None)
-    gold = [task.label_of("en", english.text(index, gold_column)) for index in range(len(english.rows))]
+    gold = [_label(task, english, index, gold_column, "en") for index in range(len(english.rows))]
     _, columns = _PAPER[task.name]
     items = {}
     for code in languages:
@@ -245,7 +261,7 @@ def _paper_items(task: Task, folder: Path, languages: tuple[str, ...], limit: in
         if len(table.rows) != len(gold):
             raise DataError(f"{table.source}: got {len(table.rows)} rows, expected {len(gold)} as in English")
         _check_parallel(table, gold, _gold_column(table, None))
-        items[code] = [_item(task, table, index, gold[index], columns) for index in range(len(gold[:limit]))]
+        items[code] = _with_labels(task, table, gold[:limit], columns)
     return items
 
 
@@ -256,7 +272,7 @@ def _check_parallel(table: Table, gold: list[str], column: str) -> None:
         first, row = meaning.setdefault(word, (label, index))
         if first != label:
             raise DataError(
-                f"{table.source}, row {index + 1}: {word!r} stands for {label!r} here and for {first!r} in row {row + 1} "
+                f"{table.source}, row {index + 1}: {word!r} means {label!r} here and {first!r} in row {row + 1} "
                 "by the English file; expected rows parallel to the English ones"
             )
 
@@ -268,11 +284,15 @@ def paper_file(folder: Path, task: str, language: str, kind: str) -> Path:
         DataError: the layout has no such task, or there is not exactly one such file.
     """
     if task not in _PAPER:
-        raise DataError(f"{folder}: the paper's layout has no task {task!r}, expected {one_of(_PAPER)}, or give a pattern")
+        raise DataError(
+            f"{folder}: the paper's layout has no task {task!r}, expected {one_of(_PAPER)}, or give a pattern"
+        )
     stem = _PAPER[task][0]
     name = f"{stem}_{language}[0-9]*_{kind}.json"
     found = sorted(folder.rglob(name))
     if len(found) != 1:
         got = f"{len(found)} files" if found else "no file"
-        raise DataError(f"{folder}: got {got} named {name}, expected one (the paper's layout), or give a pattern with {{lang}}")
+        raise DataError(
+            f"{folder}: got {got} named {name}, expected one (the paper's layout), or give a pattern with {{lang}}"
+        )
     return found[0]

@@ -1,1 +1,1 @@
-
+"""Constrained decoding in many languages, and what its numbers mean."""

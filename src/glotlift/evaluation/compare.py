@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -69,7 +70,9 @@ def correctness(a: pd.DataFrame, b: pd.DataFrame, where: str) -> pd.DataFrame:
     left, right = a.set_index("id"), b.set_index("id")
     if set(left.index) != set(right.index):
         only = sorted(set(left.index) ^ set(right.index))
-        raise DataError(f"{where}: {len(only)} items are in one evaluation only (such as {only[0]!r}), expected the same items")
+        raise DataError(
+            f"{where}: {len(only)} items are in one evaluation only (such as {only[0]!r}), expected the same items"
+        )
     right = right.loc[left.index]
     if (differs := left["gold"] != right["gold"]).any():
         raise DataError(f"{where}: item {left.index[differs][0]!r} has two gold labels, expected the same data in both")
@@ -78,8 +81,8 @@ def correctness(a: pd.DataFrame, b: pd.DataFrame, where: str) -> pd.DataFrame:
 
 def mcnemar(pairs: pd.DataFrame) -> float:
     """Return the exact two-sided McNemar p-value of columns `a` and `b` (booleans)."""
-    only_a = int((pairs["a"] & ~pairs["b"]).sum())
-    only_b = int((pairs["b"] & ~pairs["a"]).sum())
+    a, b = pairs["a"].to_numpy(bool), pairs["b"].to_numpy(bool)
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     return 1.0 if only_a + only_b == 0 else float(binomtest(only_b, only_a + only_b).pvalue)
 
 
@@ -135,13 +138,26 @@ def _change(name: str, table: np.ndarray, seed: int, p: float | None = None, p_h
     there = (~np.isnan(table[..., 0])).astype(float)
     right = np.nan_to_num(table)
     a, b = _mean_accuracies(right.sum(0), there.sum(0))
-    drawn = np.random.default_rng(seed).multinomial(n_items, np.full(n_items, 1 / n_items), N_RESAMPLES).astype(float)
-    counts = drawn @ there  # (resamples, languages)
-    gains = drawn @ (right[..., 1] - right[..., 0])
+    drawn = _resamples(n_items, seed)
+    counts = (drawn @ there.astype(np.float32)).astype(float)  # (resamples, languages)
+    gains = (drawn @ (right[..., 1] - right[..., 0]).astype(np.float32)).astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         changes = np.nanmean(np.where(counts > 0, gains / counts, np.nan), axis=1)
     low, high = np.quantile(changes, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Change(name, n_items, a, b, b - a, float(low), float(high), p, p_holm, n_languages)
+
+
+@lru_cache(maxsize=1)
+def _resamples(n_items: int, seed: int) -> np.ndarray:
+    """Return how often each bootstrap resample draws each item; languages with as many items share the draws.
+
+    Fp32 holds these counts and their sums exactly. *Shape:* (resamples, items).
+    """
+    generator, uniform = np.random.default_rng(seed), np.full(n_items, 1 / n_items)
+    drawn = np.empty((N_RESAMPLES, n_items), np.float32)
+    for row in drawn:
+        row[:] = generator.multinomial(n_items, uniform)
+    return drawn
 
 
 def _mean_accuracies(right: np.ndarray, there: np.ndarray) -> tuple[float, float]:

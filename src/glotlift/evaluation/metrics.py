@@ -9,6 +9,7 @@ calibration (Zhou et al. 2024, arXiv 2309.17249: the mean log-probability of eac
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,7 +70,7 @@ def score_language(frame: pd.DataFrame, labels: Sequence[str], language: str, sc
     interval = binomtest(n_right, len(frame)).proportion_ci(LEVEL, method="wilson")
     log_probabilities = label_log_probabilities(frame, labels, scoring)
     calibrated = np.array(labels)[batch_calibrated(log_probabilities).argmax(1)]
-    counts = frame["predicted"].value_counts()
+    counts = Counter(frame["predicted"])
     return LanguageScore(
         language=language,
         n=len(frame),
@@ -78,8 +79,8 @@ def score_language(frame: pd.DataFrame, labels: Sequence[str], language: str, sc
         high=float(interval.high),
         accuracy_calibrated=float((calibrated == gold).mean()),
         auroc=auroc(log_probabilities, gold, labels),
-        predicted={label: int(counts.get(label, 0)) for label in labels},
-        tied=int((frame["tied"] > 1).sum()),
+        predicted={label: counts[label] for label in labels},
+        tied=int((frame["tied"].to_numpy() > 1).sum()),
     )
 
 

@@ -43,6 +43,7 @@ class Prompts:
         items: the items, in the order of the rows.
         rows: what the model runs.
         prefix_sets: for every label, the tokens that `prefix-mass` counts.
+        num_fewshot: demonstrations of a prompt.
     """
 
     task: str
@@ -51,6 +52,7 @@ class Prompts:
     items: Sequence[Item]
     rows: list[Row]
     prefix_sets: list[list[int]]
+    num_fewshot: int
 
     @property
     def labels(self) -> list[str]:
@@ -97,7 +99,8 @@ def prepare(
     except ModelError as fault:
         raise ModelError(f"task {task.name!r}, {language}: {fault}") from None
     sets = [sorted(prefix_tokens(loaded.tokenizer, word)) for word in words.values()]
-    return Prompts(task.name, language, words, items, rows, sets)
+    shown = len(task.pack(language).demonstrations[:num_fewshot])
+    return Prompts(task.name, language, words, items, rows, sets, shown)
 
 
 def _shared(preamble: Sequence[int], prompt: Sequence[int]) -> int:
@@ -246,6 +249,7 @@ def predict_to_file(
         "scoring": scoring,
         "labels": prompts.labels,
         "label_words": dict(prompts.words),
+        "num_fewshot": prompts.num_fewshot,
     }
     write_parquet(path, frame, metadata)
     return True

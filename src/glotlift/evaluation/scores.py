@@ -7,7 +7,7 @@ for the tuned model where there is one, else for the base; all else stands under
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +27,27 @@ class Predictions:
         key: what the test set is called.
         frames: variant -> language -> frame.
         metadata: of any one of the files: `labels`, `answers`, `scoring` and more.
+        num_fewshot: language -> demonstrations of a prompt, None where a file does not say.
     """
 
     key: str
     frames: Mapping[str, Mapping[str, pd.DataFrame]]
     metadata: Mapping[str, Any]
+    num_fewshot: Mapping[str, int | None] = field(default_factory=dict)
 
 
 def read_predictions(folder: Path, key: str, variants: Sequence[str], languages: Sequence[str]) -> Predictions:
     """Return the prediction files of a test set from `<folder>/predictions`."""
     frames: dict[str, dict[str, pd.DataFrame]] = {}
     metadata: dict[str, Any] = {}
+    num_fewshot: dict[str, int | None] = {}
     for variant in variants:
         frames[variant] = {}
         for code in languages:
             path = folder / "predictions" / variant / key / f"{code}.parquet"
             frames[variant][code], metadata = read_parquet(path)
-    return Predictions(key, frames, metadata)
+            num_fewshot[code] = metadata.get("num_fewshot")
+    return Predictions(key, frames, metadata, num_fewshot)
 
 
 def build_scores(
@@ -72,10 +76,13 @@ def build_scores(
         for key, task in tasks.items()
         for code, entry in task["languages"].items()
     }
+    shots = {f"{each.key}_{code}": count for each in test_sets for code, count in each.num_fewshot.items()}
     return {
         "results": {name: _lm_eval_row(name, score) for name, (_, score) in flat.items()},
         "group_subtasks": {key: [f"{key}_{code}" for code in task["languages"]] for key, task in tasks.items()},
+        "configs": {name: {"task": name, "num_fewshot": shots.get(name)} for name in flat},
         "versions": {name: 1 for name in flat},
+        "n-shot": shots,
         "higher_is_better": {name: {"acc": True} for name in flat},
         "n-samples": {name: {"original": score["n"], "effective": score["n"]} for name, (_, score) in flat.items()},
         "config": {"model": "hf", "model_args": f"pretrained={model}", **config},
@@ -178,9 +185,13 @@ def change_sentence(
     key: str, groups: Mapping[str, Change], calibrated: Mapping[str, Change], means: Mapping[str, Mapping[str, Any]]
 ) -> str:
     """Return what tuning changed, in words; nothing is called a change whose interval crosses zero."""
-    parts = [f"On {key}, {_change_words('raw accuracy', groups['all'])}, mean over {groups['all'].languages} languages."]
+    parts = [
+        f"On {key}, {_change_words('raw accuracy', groups['all'])}, mean over {groups['all'].languages} languages."
+    ]
     if "unseen" in groups:
-        parts.append(f"On the {groups['unseen'].languages} languages never tuned on, {_change_words('it', groups['unseen'])}.")
+        parts.append(
+            f"On the {groups['unseen'].languages} languages never tuned on, {_change_words('it', groups['unseen'])}."
+        )
     fair = calibrated["all"]
     parts.append(
         f"With the preference for a label taken out (batch calibration), {_change_words('accuracy', fair)}; "
@@ -188,7 +199,9 @@ def change_sentence(
     )
     raw = groups["all"]
     if raw.is_clear and not fair.is_clear:
-        parts.append("So what changed is above all which label the model prefers, not how well it tells the items apart.")
+        parts.append(
+            "So what changed is above all which label the model prefers, not how well it tells the items apart."
+        )
     elif raw.is_clear and fair.is_clear and raw.change * fair.change > 0:
         direction = "better" if fair.change > 0 else "worse"
         parts.append(f"So the tuned model tells the items apart {direction}, beyond a shift of preference.")

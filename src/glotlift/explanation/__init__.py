@@ -1,1 +1,1 @@
-
+"""Inside the model: logit lens and cross-lingual geometry."""

@@ -1,14 +1,15 @@
 """The one pass that feeds lens and geometry.
 
-Enters: a loaded model and the prompts of a task in several languages. Leaves `lens/` and `geometry/` of the run folder,
-see `glotlift.explanation.lens` and `glotlift.explanation.geometry`. Every language's files carry the fingerprint of all
-their numbers depend on and are written as soon as they are computed, so a run that was killed goes on where it was.
+Enters: a loaded model and the prompts of a task in several languages. Leaves: `lens/` and `geometry/` of the run
+folder, see `glotlift.explanation.lens` and `glotlift.explanation.geometry`. A language's files carry the fingerprint
+of all their numbers depend on and are written as soon as they are computed, so a run that was killed goes on where it
+was.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from glotlift.errors import ModelError, RunError
-from glotlift.explanation.geometry import N_PERMUTATIONS, PooledStates, pivot_of, write_geometry, write_states
+from glotlift.explanation.geometry import N_PERMUTATIONS, PooledStates, write_geometry, write_states
 from glotlift.explanation.lens import TokenSets, coverage_metadata, lens_frame, read_layers, token_sets
 from glotlift.models.forward import TOKEN_BUDGET, Row, run
 from glotlift.models.load import LoadedModel, digest
@@ -29,13 +30,28 @@ class Questions(Protocol):
 
     @property
     def items(self) -> Sequence[Item]:
-        """The items, the same ids in every language."""
+        """The items, with the same ids in every language."""
         ...
 
     @property
     def rows(self) -> Sequence[Row]:
         """Their prompts, in the same order; `span` marks the tokens of the question."""
         ...
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the taps gave for a variant and a language, in the order of the items.
+
+    Attributes:
+        measures: of the lens, in the order of its `MEASURES`. *Shape:* (items, layers + 1, 5).
+        top: most likely tokens. *Shape:* (items, layers + 1).
+        pooled: mean states over the question. *Shape:* (layers + 1, items, hidden).
+    """
+
+    measures: np.ndarray
+    top: np.ndarray
+    pooled: torch.Tensor
 
 
 def explain_languages(
@@ -55,7 +71,7 @@ def explain_languages(
 
     Args:
         loaded: the model.
-        prompts: language -> its questions, parallel over languages by item id.
+        prompts: language -> its questions, parallel over languages by item id; at least one language.
         folder: the run folder.
         task_key: name of the task in paths.
         english_words: label id -> English answer word.
@@ -63,33 +79,32 @@ def explain_languages(
         seed: of the permutations.
         token_budget: tokens of a batch.
         n_permutations: draws of the null, see `glotlift.explanation.geometry`.
-        progress: called with the number of items done; their total is variants x items of all languages.
+        progress: called with the number of items done; in all these are variants x items of all languages.
 
     Raises:
         ModelError: a prompt does not fit the model's window, or the model gives values that are not finite.
-        RunError: the lens cannot read this model (its last layer is not the model's own distribution).
+        RunError: the lens cannot read this model: its last layer is not the model's own distribution.
         OutputError: the folder cannot be written.
     """
     advance = progress or (lambda _n: None)
+    target = folder / "geometry" / task_key
     states: dict[str, dict[str, PooledStates]] = {variant: {} for variant in loaded.variants}
     for variant in loaded.variants:
         for language, questions in prompts.items():
             sets = token_sets(loaded.tokenizer, english_words, own_words[language])
             lens_file = folder / "lens" / variant / task_key / f"{language}.parquet"
-            kept = PooledStates(folder / "geometry" / task_key / "states" / variant / f"{language}.safetensors")
-            about = {"task": task_key, "language": language, "variant": variant, "model": loaded.name}
-            about |= {"fingerprint": _fingerprint(loaded, variant, questions, sets)}
-            stamps = [parquet_metadata(lens_file).get("fingerprint"), kept.metadata.get("fingerprint")]
-            if stamps == [about["fingerprint"]] * 2:
+            states_file = target / "states" / variant / f"{language}.safetensors"
+            fingerprint = _fingerprint(loaded, variant, questions, sets)
+            states[variant][language] = PooledStates(states_file)
+            if _is_current(lens_file, states_file, fingerprint):
                 advance(len(questions.rows))
-            else:
-                words = {"english_words": dict(english_words), "own_words": dict(own_words[language])}
-                _explain(loaded, variant, questions, sets, lens_file, kept.path, about | words, token_budget, advance)
-            states[variant][language] = PooledStates(kept.path)
-    if prompts:
-        pivot = pivot_of(list(prompts))
-        target = folder / "geometry" / task_key
-        write_geometry(target, states, pivot=pivot, seed=seed, n_permutations=n_permutations)
+                continue
+            seen = _run(loaded, variant, questions, sets, f"task {task_key!r}, {language}", token_budget, advance)
+            about = {"task": task_key, "language": language, "variant": variant, "model": loaded.name}
+            about |= {"english_words": dict(english_words), "own_words": dict(own_words[language])}
+            about |= {"fingerprint": fingerprint, "coverage": coverage_metadata(loaded.tokenizer, sets)}
+            _write(seen, questions, loaded, lens_file, states_file, about)
+    write_geometry(target, states, seed=seed, n_permutations=n_permutations)
 
 
 def _fingerprint(loaded: LoadedModel, variant: str, questions: Questions, sets: TokenSets) -> str:
@@ -98,53 +113,50 @@ def _fingerprint(loaded: LoadedModel, variant: str, questions: Questions, sets: 
     return digest(loaded.variant_fingerprint(variant), rows, ids, sets.by_name)
 
 
-def _explain(
+def _is_current(lens_file: Path, states_file: Path, fingerprint: str) -> bool:
+    metadata = parquet_metadata(lens_file), PooledStates(states_file).metadata
+    return all(found.get("fingerprint") == fingerprint for found in metadata)
+
+
+def _run(
     loaded: LoadedModel,
     variant: str,
     questions: Questions,
     sets: TokenSets,
-    lens_file: Path,
-    states_file: Path,
-    about: Mapping[str, Any],
+    where: str,
     token_budget: int,
     advance: Callable[[int], Any],
-) -> None:
-    """Write the two files of a variant and a language."""
-    try:
-        measures, top, pooled = _pass(loaded, variant, questions, sets, token_budget, advance)
-    except (ModelError, RunError) as fault:
-        raise type(fault)(f"task {about['task']!r}, {about['language']}: {fault}") from None
-    ids = [item.id for item in questions.items]
-    lengths = [row.span[1] - row.span[0] for row in questions.rows]
-    write_states(states_file, pooled, {"fingerprint": about["fingerprint"], "ids": ids, "lengths": lengths})
-    frame = lens_frame(ids, measures, top, loaded.tokenizer)
-    write_parquet(lens_file, frame, {**about, "coverage": coverage_metadata(loaded.tokenizer, sets)})
-
-
-def _pass(
-    loaded: LoadedModel,
-    variant: str,
-    questions: Questions,
-    sets: TokenSets,
-    token_budget: int,
-    advance: Callable[[int], Any],
-) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
-    """Run a language once, with both taps.
-
-    Returns:
-        In the order of the items: lens measures, *shape* (items, layers + 1, 5); most likely tokens, *shape* (items,
-        layers + 1); pooled states, *shape* (layers + 1, items, hidden).
-    """
+) -> Seen:
+    """Run a language once, with both taps; `where` names it in errors."""
     rows = [replace(row, trie=None, root=0) for row in questions.rows]  # the answer words are not scored here
     indexes, measures, top, pooled = [], [], [], []
     with loaded.as_variant(variant) as model:
-        for batch in run(model, rows, token_budget=token_budget, last_states=True, pooled_states=True):
-            assert batch.last_states is not None and batch.pooled_states is not None
-            values, tokens = read_layers(model, batch.last_states, batch.logits[batch.prompt_end], sets)
-            indexes += batch.rows
-            measures.append(values)
-            top.append(tokens)
-            pooled.append(batch.pooled_states)
-            advance(len(batch.rows))
+        try:
+            for batch in run(model, rows, token_budget=token_budget, last_states=True, pooled_states=True):
+                assert batch.last_states is not None and batch.pooled_states is not None
+                values, tokens = read_layers(model, batch.last_states, batch.logits[batch.prompt_end], sets)
+                indexes += batch.rows
+                measures.append(values)
+                top.append(tokens)
+                pooled.append(batch.pooled_states)
+                advance(len(batch.rows))
+        except (ModelError, RunError) as fault:
+            raise type(fault)(f"{where}: {fault}") from None
     order = np.argsort(indexes)
-    return np.concatenate(measures)[order], np.concatenate(top)[order], torch.cat(pooled)[order].transpose(0, 1)
+    in_order = torch.cat(pooled)[torch.from_numpy(order)]
+    return Seen(np.concatenate(measures)[order], np.concatenate(top)[order], in_order.transpose(0, 1))
+
+
+def _write(
+    seen: Seen,
+    questions: Questions,
+    loaded: LoadedModel,
+    lens_file: Path,
+    states_file: Path,
+    about: Mapping[str, Any],
+) -> None:
+    ids = [item.id for item in questions.items]
+    lengths = [row.span[1] - row.span[0] for row in questions.rows]
+    metadata = {"fingerprint": about["fingerprint"], "ids": ids, "lengths": lengths}
+    write_states(states_file, seen.pooled, metadata)
+    write_parquet(lens_file, lens_frame(ids, seen.measures, seen.top, loaded.tokenizer), about)

@@ -1,1 +1,1 @@
-
+"""The ground floor: loading, the forward pass, label words."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -187,6 +188,20 @@ def final_norm(model: nn.Module) -> nn.Module:
     raise ModelError(f"{type(base_model(model)).__name__}: got no final norm, expected one")
 
 
+def language_model_head(model: nn.Module) -> nn.Module:
+    """Return the module that turns final states into logits.
+
+    Raises:
+        ModelError: the model has none.
+    """
+    head = base_model(model).get_output_embeddings()
+    if head is None:
+        raise ModelError(
+            f"{type(base_model(model)).__name__}: got no language-model head, expected a causal language model"
+        )
+    return head
+
+
 @contextmanager
 def head_positions(model: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[None]:
     """Let the language-model head see only some positions; logits then have the *shape* (1, positions, vocabulary).
@@ -200,7 +215,7 @@ def head_positions(model: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[
     def gather(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (args[0][rows, columns].unsqueeze(0), *args[1:])
 
-    handle = base_model(model).get_output_embeddings().register_forward_pre_hook(gather)
+    handle = language_model_head(model).register_forward_pre_hook(gather)
     try:
         yield
     finally:
@@ -247,11 +262,10 @@ def _run_prefix(model: nn.Module, tokens: tuple[int, ...], device: torch.device,
     masks = _masks(model, torch.ones(len(tokens), len(tokens), device=device).tril()[None].bool(), position_ids)
     ends = torch.tensor([0], device=device), torch.tensor([len(tokens) - 1], device=device)
     with head_positions(model, *ends), block_outputs(model, states, _cumulative if pooled else _nothing):
-        model(
-            input_ids=ids, attention_mask=masks, position_ids=position_ids, past_key_values=cache, use_cache=True
-        )
-    layers = [(layer.keys, layer.values) for layer in cache.layers]
-    return Prefix(len(tokens), layers, torch.cat(states) if pooled else None)  # pyright: ignore[reportArgumentType]
+        model(input_ids=ids, attention_mask=masks, position_ids=position_ids, past_key_values=cache, use_cache=True)
+    layers: list[Any] = cache.layers
+    keys = [(layer.keys, layer.values) for layer in layers]
+    return Prefix(len(tokens), keys, torch.cat(states) if pooled else None)
 
 
 def _cumulative(states: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ token sets of the paper's rule (`prefix-mass`, arXiv 2405.13816, evaluation prot
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
@@ -135,7 +135,7 @@ def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 
 @cache
 def _byte_alphabet() -> dict[int, str]:
-    """Return the printable character that byte-level BPE writes for each byte (Radford et al. 2019, `bytes_to_unicode`)."""
+    """Return the printable character that byte-level BPE writes for each byte (Radford et al. 2019)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
@@ -154,13 +154,11 @@ class Finding:
     message: str
 
 
-def audit_labels(
-    tokenizer: PreTrainedTokenizerBase, task: Task, language: str, answer_set: str
-) -> list[Finding]:
+def audit_labels(tokenizer: PreTrainedTokenizerBase, task: Task, language: str, answer_set: str) -> list[Finding]:
     """Return what may make the scores of a task's label words misleading under this tokenizer; empty is a pass.
 
     Looked at, on the prompt of the first demonstration (or of empty fields): words that share their first token, words
-    that are token prefixes of others, tokens that span cue and word, and tokens that `prefix-mass` counts for two labels.
+    that are token prefixes of others, tokens that span cue and word, tokens that `prefix-mass` counts for two labels.
     """
     words = task.answers(language, answer_set)
     shown = task.pack(language).demonstrations

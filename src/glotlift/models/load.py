@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from glotlift.errors import ModelError
@@ -80,23 +82,28 @@ def load_model(name: str, *, adapter: str | None = None, dtype: str = "auto", de
         device: `auto` (CUDA if there is one), or a device of torch.
 
     Raises:
-        ModelError: there is no such model, it lacks a tokenizer, or the adapter does not fit.
+        ModelError: there is no such model or device, the model lacks a tokenizer, or the adapter does not fit.
     """
     if dtype not in DTYPES:
         raise ModelError(f"got dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
     source = model_source(name)
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    if adapter is not None:
+        _check_adapter(Path(adapter))
+    place = _device(device)
     kind = _dtype(dtype, place)
     tokenizer = load_tokenizer(name)
     try:
         # attention is transformers' own choice, sdpa or eager: both take the packed masks of `forward`
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=kind)
-    except (OSError, ValueError, KeyError, RuntimeError) as fault:
+        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=kind, use_safetensors=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as fault:
         raise ModelError(f"model {name!r} cannot be loaded: {_first_line(fault)}") from fault
     adapter_fingerprint = None
     if adapter is not None:
         model, adapter_fingerprint = _with_adapter(model, adapter)
-    model.to(place).eval()
+    try:
+        model.to(place).eval()
+    except (RuntimeError, AssertionError, NotImplementedError) as fault:
+        raise ModelError(f"model {name!r} cannot be put on device {device!r}: {_first_line(fault)}") from fault
     return LoadedModel(name, model, tokenizer, digest(weights_fingerprint(source), str(kind)), adapter_fingerprint)
 
 
@@ -131,7 +138,9 @@ def model_source(name: str) -> str:
             hint = "; it is an adapter: give it with --adapter" if (path / "adapter_config.json").is_file() else ""
             raise ModelError(f"{name}: got a folder without config.json, expected a model folder{hint}")
         if not any((path / file).is_file() for file in _TOKENIZER_FILES):
-            raise ModelError(f"{name}: got a model folder without a tokenizer, expected one of {', '.join(_TOKENIZER_FILES)}")
+            raise ModelError(
+                f"{name}: got a model folder without a tokenizer, expected one of {', '.join(_TOKENIZER_FILES)}"
+            )
         return name
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
         raise ModelError(f"{name!r}: no such model folder; expected a hub id, a folder, a .gguf file or `demo`")
@@ -139,6 +148,15 @@ def model_source(name: str) -> str:
 
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError:
+        raise ModelError(f"got device {device!r}, expected `auto`, `cpu`, `cuda` or another of torch's") from None
 
 
 def _dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -150,13 +168,19 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
 def _with_adapter(model: Any, adapter: str) -> tuple[Any, str]:
     from peft import PeftModel
 
-    if Path(adapter).is_dir() and not (Path(adapter) / "adapter_config.json").is_file():
-        raise ModelError(f"{adapter}: got a folder without adapter_config.json, expected a peft adapter")
     try:
-        tuned = PeftModel.from_pretrained(model, adapter)
-    except (OSError, ValueError, KeyError, RuntimeError) as fault:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*missing adapter keys")  # peft leaves those layers untuned
+            tuned = PeftModel.from_pretrained(model, adapter)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, UserWarning) as fault:
         raise ModelError(f"adapter {adapter!r} cannot be put on the model: {_first_line(fault)}") from fault
     return tuned, weights_fingerprint(adapter)
+
+
+def _check_adapter(adapter: Path) -> None:
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        if adapter.is_dir() and not (adapter / file).is_file():
+            raise ModelError(f"{adapter}: got a folder without {file}, expected a peft adapter")
 
 
 def cache_folder() -> Path:
@@ -210,7 +234,7 @@ def _convert(file: Path, target: Path) -> None:
         load: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
         try:
             tokenizer = AutoTokenizer.from_pretrained(**load)
-            model = AutoModelForCausalLM.from_pretrained(**load, dtype=torch.float32)
+            model: Any = AutoModelForCausalLM.from_pretrained(**load, dtype=torch.float32)
         except (ValueError, KeyError, ImportError, RuntimeError) as fault:
             raise ModelError(f"{file}: cannot be read as a GGUF model ({_first_line(fault)})") from fault
         # The weights are plain floats by now, but transformers 5 refuses to save while the GGUF quantizer is attached.
@@ -237,22 +261,40 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-@cache
 def weights_fingerprint(source: str) -> str:
     """Return a digest of a model's or adapter's config and weights, by content.
 
-    For a hub id the files in the local hub cache are digested, which is where they were just loaded from.
+    Args:
+        source: a folder, or a hub id, whose files are fetched into the hub cache where they are not there yet.
+
+    Raises:
+        ModelError: it is neither.
     """
     folder = Path(source)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 
-        folder = Path(snapshot_download(source, local_files_only=True))
+        wanted = ["config.json", "adapter_config.json", "model*.safetensors", "adapter_model*.safetensors"]
+        try:
+            folder = Path(snapshot_download(source, allow_patterns=wanted))
+        except (OSError, ValueError) as fault:
+            raise ModelError(f"model {source!r} cannot be fetched: {_first_line(fault)}") from fault
     configs = [folder / name for name in ("config.json", "adapter_config.json")]
-    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
-    return digest(*(_sha256(file) for file in [*configs, *weights] if file.is_file()))
+    files = [file for file in [*configs, *sorted(folder.glob("*.safetensors"))] if file.is_file()]
+    return digest(*(_sha256_of(file, (s := file.stat()).st_ino, s.st_size, s.st_mtime_ns) for file in files))
+
+
+@cache
+def _sha256_of(file: Path, _inode: int, _size: int, _modified: int) -> str:
+    """Return the digest of a file; the rest of the key tells that it was replaced, as a run's adapter is."""
+    return _sha256(file)
 
 
 def _first_line(fault: BaseException) -> str:
-    lines = str(fault).strip().splitlines()
+    """Return the first line of an error's text, and the second where the first only announces it."""
+    if isinstance(fault, KeyError):
+        return f"there is no key {fault}"
+    lines = [line.strip() for line in str(fault).strip().splitlines()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        return f"{lines[0]} {lines[1]}"
     return lines[0] if lines else type(fault).__name__

@@ -1,1 +1,1 @@
-
+"""Figures, the HTML page, tables and the model card."""

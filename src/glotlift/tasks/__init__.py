@@ -1,1 +1,1 @@
-
+"""Tasks: what is asked, in every language."""

@@ -23,24 +23,29 @@ def builtin_tasks() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _BUILTIN.glob("*.yaml")))
 
 
-@cache
 def load_task(name_or_path: str) -> Task:
     """Return a bundled task by name, or the task of a YAML file.
 
     Raises:
         TaskError: there is no such task, or its file has faults (all are named).
-        LanguageError: it has prompts in a language glotlift does not know.
     """
     if name_or_path in builtin_tasks():
-        path = _BUILTIN / f"{name_or_path}.yaml"
-    elif name_or_path.endswith((".yaml", ".yml")):
-        path = Path(name_or_path)
-    else:
-        known = builtin_tasks()
-        raise TaskError(
-            f"unknown task {name_or_path!r}{nearest(name_or_path, known)}; "
-            f"expected one of {', '.join(known)}, or the path of a .yaml file"
-        )
+        return _builtin(name_or_path)
+    if name_or_path.endswith((".yaml", ".yml")):
+        return _read(Path(name_or_path))
+    known = builtin_tasks()
+    raise TaskError(
+        f"unknown task {name_or_path!r}{nearest(name_or_path, known)}; "
+        f"expected one of {', '.join(known)}, or the path of a .yaml file"
+    )
+
+
+@cache
+def _builtin(name: str) -> Task:
+    return _read(_BUILTIN / f"{name}.yaml")
+
+
+def _read(path: Path) -> Task:
     content = read_yaml(path, TaskError)
     if isinstance(content, dict) and isinstance(content.get("languages"), dict):
         if False in content["languages"]:

@@ -129,8 +129,13 @@ class Task(Frozen):
             language: code of the prompt language.
             answer_set: see `answers`.
             num_fewshot: use only the first so many demonstrations; None for all.
+
+        Raises:
+            TaskError: the task has fewer demonstrations in this language, or no such answer set.
         """
         words = self.answers(language, answer_set)
+        if (has := len(self.pack(language).demonstrations)) < (num_fewshot or 0):
+            raise TaskError(f"task {self.name!r}, {language}: got num_fewshot {num_fewshot}, expected at most {has}")
         closing = '"' if self.pack(language).cue.endswith('"') else ""
         return "".join(
             f"{self.question(language, shown.fields)}{words[shown.label]}{closing}\n\n"
@@ -145,15 +150,18 @@ class Task(Frozen):
         """Return the label id that a gold value means: an id, or a word of any answer set.
 
         Raises:
-            DataError: it is neither.
+            DataError: it is neither, or it stands for one label in one set and for another in another set.
         """
         if word in self.labels:
             return word
         sets = {**self.answer_sets, **self.pack(language).answer_sets}
-        for answers in sets.values():
-            for label, answer in answers.items():
-                if answer == word:
-                    return label
+        found = {label for answers in sets.values() for label, answer in answers.items() if answer == word}
+        if len(found) > 1:
+            raise DataError(
+                f"label {word!r} stands for {' and '.join(sorted(found))} in different answer sets, expected ids"
+            )
+        if found:
+            return found.pop()
         known = [*self.labels, *(answer for answers in sets.values() for answer in answers.values())]
         raise DataError(f"unknown label {word!r}; expected one of: {', '.join(dict.fromkeys(known))}")
 
@@ -192,6 +200,8 @@ def _answer_faults(task: Task, where: str, words: Mapping[str, str]) -> list[str
     first_with: dict[str, str] = {}
     for label, word in words.items():
         if word in first_with:
-            faults.append(f"{where}: {first_with[word]!r} and {label!r} have the same word {word!r}, expected two words")
+            faults.append(
+                f"{where}: {first_with[word]!r} and {label!r} have the same word {word!r}, expected two words"
+            )
         first_with.setdefault(word, label)
     return faults

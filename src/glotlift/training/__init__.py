@@ -1,1 +1,1 @@
-
+"""LoRA on question pairs, and merging."""

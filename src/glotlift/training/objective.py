@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from glotlift.data.questions import QuestionPair
 from glotlift.errors import DataError
 from glotlift.models.forward import base_model, head_positions
-from glotlift.models.labels import encode
+from glotlift.models.labels import continuations, encode
 
 IGNORED = -100
 """Label of a token that is read and not learned."""
@@ -28,19 +28,21 @@ IGNORED = -100
 def tokenize_pair(tokenizer: PreTrainedTokenizerBase, pair: QuestionPair, max_length: int) -> dict[str, list[int]]:
     """Return `input_ids` and `labels` of a pair, both of the same length.
 
+    Prompt and target are tokenized as one string.
+
     Raises:
         DataError: the pair is longer than `max_length`.
     """
-    prompt = encode(tokenizer, [pair.input])[0]
-    target: list[int] = tokenizer(pair.target, add_special_tokens=False)["input_ids"]  # pyright: ignore
-    if tokenizer.eos_token_id is not None:
-        target = [*target, tokenizer.eos_token_id]  # pyright: ignore[reportAssignmentType]
-    if len(prompt) + len(target) > max_length:
+    prompt, whole = encode(tokenizer, [pair.input, pair.input + pair.target])
+    n_read, (target,) = continuations(prompt, [whole])
+    end = tokenizer.eos_token_id
+    learned = [*target, *([end] if isinstance(end, int) else [])]
+    if n_read + len(learned) > max_length:
         raise DataError(
-            f"pair {pair.id!r} has {len(prompt) + len(target)} tokens, expected at most {max_length}; "
+            f"pair {pair.id!r} has {n_read + len(learned)} tokens, expected at most {max_length}; "
             "raise train.max_length or drop the pair"
         )
-    return {"input_ids": prompt + target, "labels": [IGNORED] * len(prompt) + target}
+    return {"input_ids": prompt[:n_read] + learned, "labels": [IGNORED] * n_read + learned}
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,8 @@ class QuestionTrainer(Trainer):
     ) -> Any:
         """Return the loss of a micro-batch as its part of the optimizer step's mean."""
         loss = target_loss(model, inputs, num_items_in_batch)
-        if num_items_in_batch is not None and self.model.training and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes, tokens are not
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes, tokens are summed
         return (loss, {"loss": loss}) if return_outputs else loss
 
 
@@ -71,11 +71,13 @@ class _Progress(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         loss = (logs or {}).get("loss")
         if loss is not None and not math.isfinite(loss):
-            raise RunError(f"the training loss is {loss} at step {state.global_step}, expected a number; lower learning_rate")
+            raise RunError(
+                f"the training loss is {loss} at step {state.global_step}, expected a number; lower learning_rate"
+            )
 
     def on_save(self, args, state, control, **kwargs) -> None:
         if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
+            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
         self.shown.__exit__(None, None, None)
@@ -154,6 +156,7 @@ def tune(
         seed=seed,
         data_seed=seed,
         logging_steps=1,
+        logging_nan_inf_filter=False,  # a loss that is not finite must show
         save_steps=save_steps,
         save_total_limit=2,
         remove_unused_columns=False,

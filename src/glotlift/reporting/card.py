@@ -1,0 +1,112 @@
+"""The model card of a run, README.md in its folder, in the form that the Hugging Face hub reads.
+
+Enters: the files of a run. Leaves: Markdown with YAML front matter. Every text from a file is escaped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from glotlift.reporting.figures import Figure
+from glotlift.reporting.names import language, listing, ordered
+from glotlift.reporting.read import RunFiles
+from glotlift.reporting.table import build_table, markdown_rows
+
+_DEMO = "google/gemma-3-270m"
+"""Hub id of the weights that the model name `demo` stands for."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|!~&])")
+
+
+def model_card(run: RunFiles, figures: Sequence[Figure]) -> str:
+    """Return the model card.
+
+    Args:
+        run: the files of a run.
+        figures: the figures that stand in `figures/`.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=False,  # Markdown: `finalize` escapes instead
+        finalize=lambda value: value if isinstance(value, Markup) else escape_markdown(str(value)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    scores = {"glotlift": run.scores}
+    tasks = [
+        {
+            "key": key,
+            "sentence": task.get("sentence", ""),
+            "table": Markup(_table(markdown_rows(build_table(scores, key)))),
+            "figure": next((figure for figure in figures if figure.section == key), None),
+            "collapsed": _collapsed(scores, key),
+        }
+        for key, task in run.scores.get("tasks", {}).items()
+    ]
+    return environment.get_template("card.md.jinja").render(
+        front_matter=Markup(front_matter(run)),
+        run=run,
+        base_model=base_model(run.model),
+        seen=listing(run.scores.get("seen") or run.history.get("seen") or []),
+        pivot=language(run.scores.get("pivot") or run.history.get("pivot") or "en").name,
+        data=run.recipe.get("data") or {},
+        settings=_settings(run.recipe.get("train") or {}),
+        versions=", ".join(f"{package} {version}" for package, version in run.versions.items()),
+        tasks=tasks,
+    )
+
+
+def front_matter(run: RunFiles) -> str:
+    """Return the YAML that the hub reads."""
+    seen = run.scores.get("seen") or run.history.get("seen") or []
+    codes = {code for task in run.scores.get("tasks", {}).values() for code in task["languages"]}
+    content: dict[str, Any] = {}
+    if name := base_model(run.model):
+        content["base_model"] = name
+    if run.is_tuned:
+        content["library_name"] = "peft"
+    content["pipeline_tag"] = "text-generation"
+    if languages := ordered([*codes, *seen]):
+        content["language"] = languages
+    tuned = ["question-alignment", "lora"] if run.is_tuned else []
+    content["tags"] = ["glotlift", "multilingual", "cross-lingual-transfer", *tuned]
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def base_model(name: str) -> str:
+    """Return the hub id of a model name, an empty string where it is not one (a local folder or file)."""
+    if name == "demo":
+        return _DEMO
+    return name if _HUB_ID.fullmatch(name) and not name.endswith(".gguf") and not Path(name).exists() else ""
+
+
+def escape_markdown(text: str) -> str:
+    """Return text that Markdown shows as it is, on one line and inside a table cell too."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+
+
+def _settings(train: dict[str, Any]) -> str:
+    named = ("rank", "alpha", "target_modules", "learning_rate", "epochs", "batch_size")
+    return ", ".join(f"{name.replace('_', ' ')} {train[name]}" for name in named if name in train)
+
+
+def _table(rows: list[list[str]]) -> str:
+    head, *body = [" | ".join(map(escape_markdown, row)) for row in rows]
+    return "\n".join(f"| {line} |" for line in (head, " | ".join(["---"] * len(rows[0])), *body))
+
+
+def _collapsed(scores: dict[str, Any], key: str) -> str:
+    rows = [row for group in build_table(scores, key).groups.values() for row in group]
+    last = scores["glotlift"]["variants"][-1]
+    return ", ".join(
+        f"{row.language.name} ({row.collapsed[last]})" for row in rows if row.language and last in row.collapsed
+    )

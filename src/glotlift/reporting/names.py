@@ -1,0 +1,51 @@
+"""How the report speaks of languages: their order, their groups, their names.
+
+Enters: the codes of a run. Leaves: the order that every table and figure follows, tuned on, pivot, never tuned on, and
+within these the order of `glotlift.languages`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from glotlift.languages import LANGUAGES, Language
+
+SEEN, PIVOT, UNSEEN = "Tuned on", "Pivot", "Never tuned on"
+"""Titles of the groups."""
+
+
+def language(code: str) -> Language:
+    """Return a language; one that glotlift does not know is called by its code."""
+    return LANGUAGES.get(code) or Language(code, code, code, code, "", "–", "–", 0)
+
+
+def ordered(codes: Iterable[str]) -> list[str]:
+    """Return codes in the order of `LANGUAGES`, those it does not know last and sorted."""
+    rank = {code: position for position, code in enumerate(LANGUAGES)}
+    return sorted(set(codes), key=lambda code: (rank.get(code, len(rank)), code))
+
+
+def grouped(scores: Mapping[str, Any], codes: Iterable[str]) -> dict[str, list[str]]:
+    """Return title -> codes; one group without a title where nothing is known of what the model was tuned on.
+
+    Args:
+        scores: what scores.json holds under `glotlift`.
+        codes: languages to sort into groups.
+    """
+    listed = ordered(codes)
+    seen, pivot = scores.get("seen") or [], scores.get("pivot")
+    if not seen:
+        return {"": listed}
+    groups = {
+        SEEN: [code for code in listed if code in seen],
+        PIVOT: [code for code in listed if code == pivot and code not in seen],
+        UNSEEN: [code for code in listed if code not in seen and code != pivot],
+    }
+    return {title: members for title, members in groups.items() if members}
+
+
+def listing(codes: Iterable[str]) -> str:
+    """Return English names as `German, Chinese and Swahili`, in the order given."""
+    names = [language(code).name for code in codes]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

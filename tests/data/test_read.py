@@ -1,0 +1,274 @@
+"""Every kind of source, and every fault of one with its file and row."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from glotlift.data.read import paper_file, path_of, read_items, read_table
+from glotlift.errors import DataError
+from glotlift.languages import LANGUAGES
+from glotlift.tasks.load import load_task
+
+ROWS = [
+    {"id": "a", "text": "Great, really.", "label": "positive"},
+    {"id": "b", "text": "Bad.\nVery “bad”, she said.", "label": "negative"},
+]
+
+
+@pytest.fixture
+def sentiment():
+    return load_task("sentiment")
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_json(path: Path, content) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def write(path: Path, kind: str) -> Path:
+    """Write `ROWS` as a file of a kind."""
+    path = path / f"rows.{kind}"
+    if kind == "json":
+        return write_json(path, ROWS)
+    if kind == "jsonl":
+        return write_jsonl(path, ROWS)
+    frame = pd.DataFrame(ROWS)
+    if kind == "csv":
+        frame.to_csv(path, index=False, encoding="utf-8-sig")  # with a byte order mark; the newline gets quoted
+    else:
+        frame.to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "csv", "parquet"])
+def test_every_kind_of_file_holds_the_same_rows(tmp_path, kind, sentiment):
+    path = write(tmp_path, kind)
+    assert read_table(path).rows == ROWS
+    items = read_items(sentiment, str(path), ("en",))["en"]
+    assert [(item.id, dict(item.fields), item.gold) for item in items] == [
+        ("a", {"text": ROWS[0]["text"]}, "positive"),
+        ("b", {"text": ROWS[1]["text"]}, "negative"),
+    ]
+
+
+def test_a_line_separator_inside_a_text_does_not_end_a_row(tmp_path):
+    """JSON may hold U+2028 and U+0085 as they are; str.splitlines would cut there."""
+    rows = [{"text": "one\u2028two\u0085three", "label": "positive"}, {"text": "four", "label": "negative"}]
+    assert read_table(write_jsonl(tmp_path / "rows.jsonl", rows)).rows == rows
+
+
+def test_json_files_may_open_with_a_byte_order_mark(tmp_path):
+    for name, text in (("a.json", json.dumps(ROWS)), ("a.jsonl", "\n".join(json.dumps(row) for row in ROWS))):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        assert read_table(tmp_path / name).rows == ROWS
+
+
+def test_gold_and_fields_may_stand_in_other_columns(tmp_path, sentiment):
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"review": "Fine.", "verdict": "gut", "label": "negative"}])
+    own = sentiment.answers("de", "own")
+    rows = [{"review": "Fein.", "verdict": own["positive"], "label": "negative"}]
+    write_jsonl(path, rows)
+    items = read_items(sentiment, str(path), ("de",), gold="verdict", columns={"text": "review"})["de"]
+    assert (items[0].fields, items[0].gold, items[0].id) == ({"text": "Fein."}, "positive", "0")
+    assert read_items(sentiment, str(path), ("de",), columns={"text": "review"})["de"][0].gold == "negative"
+
+
+def test_one_file_a_language_and_the_limit(tmp_path, sentiment):
+    for code in ("en", "de"):
+        write_jsonl(tmp_path / f"rows_{code}.jsonl", [{**row, "text": code + row["text"]} for row in ROWS])
+    items = read_items(sentiment, str(tmp_path / "rows_{lang}.jsonl"), ("de", "en"), limit=1)
+    assert list(items) == ["de", "en"]
+    assert [len(rows) for rows in items.values()] == [1, 1]
+    assert items["de"][0].fields["text"] == "deGreat, really."
+
+
+def test_one_file_for_several_languages_is_refused(tmp_path, sentiment):
+    path = write(tmp_path, "jsonl")
+    with pytest.raises(DataError, match=r"rows\.jsonl: one file for 2 languages, expected `\{lang\}` in the path"):
+        read_items(sentiment, str(path), ("en", "de"))
+    with pytest.raises(DataError, match=r"nowhere: no such file or folder, expected"):
+        path_of(str(tmp_path / "nowhere"), "en", ("en", "de"))
+
+
+FAULTS = {
+    "not-json.json": ('[\n{"text": "a"},\n{"text" "b"}]', r"not-json\.json, line 3, column 9: not valid JSON"),
+    "object.json": ('{"a": 1}', r"object\.json: got a JSON dict, expected a list of objects"),
+    "scalar-row.json": ('[{"text": "a"}, 7]', r"scalar-row\.json, row 2: got 7, expected an object"),
+    "line.jsonl": ('{"text": "a"}\n\n{"text": \n', r"line\.jsonl, line 3, column 10: not valid JSON"),
+    "scalar.jsonl": ('{"text": "a"}\n[1]\n', r"scalar\.jsonl, line 2: got \[1\], expected an object"),
+    "few.csv": ("id,text,label\n1,a\n", r"few\.csv, row 1: got too few cells, expected 3"),
+    "many.csv": ("id,text\n1,a\n2,b,c\n", r"many\.csv, row 2: got too many cells, expected 2"),
+    "head.csv": ("id,text\n", r"head\.csv: got no rows, expected at least one"),
+    "empty.jsonl": ("\n", r"empty\.jsonl: got no rows, expected at least one"),
+    "junk.parquet": ("PAR1 junk that is long enough", r"junk\.parquet: not valid Parquet"),
+    "rows.txt": ("a", r"rows\.txt: got a file of kind '\.txt', expected \.json, \.jsonl, \.csv or \.parquet"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_file_that_cannot_be_read_says_where(tmp_path, name):
+    text, message = FAULTS[name]
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        read_table(tmp_path / name)
+
+
+def test_a_missing_file_a_folder_and_other_encodings(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.json: no such file, expected"):
+        read_table(tmp_path / "gone.json")
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(DataError, match=r"folder\.json: cannot be read"):
+        read_table(tmp_path / "folder.json")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"text": "caf\xe9"}\n')
+    with pytest.raises(DataError, match=r"latin\.jsonl: cannot be read"):
+        read_table(tmp_path / "latin.jsonl")
+
+
+ROW_FAULTS = {
+    "no gold at all": ([{"text": "a"}], r"row 1: no gold column; it has text, expected label, answer or gold"),
+    "no gold in a row": ([ROWS[0], {"id": "b", "text": "x"}], r"row 2: no column 'label'"),
+    "unknown label": ([ROWS[0], {**ROWS[1], "label": "meh"}], r"row 2: unknown label 'meh'; expected one of: positive"),
+    "number": ([{**ROWS[0], "label": 1}], r"row 1: 'label' is 1, expected text"),
+    "empty": ([ROWS[0], {**ROWS[1], "text": " \n"}], r"row 2: 'text' is empty, expected text"),
+    "no field": ([{"txt": "a", "label": "positive"}], r"row 1: no column 'text'; it has: txt, label"),
+    "null": ([{"text": None, "label": "positive"}], r"row 1: 'text' is None, expected text"),
+    "same id": ([ROWS[0], ROWS[1], ROWS[0]], r"rows 1 and 3 have the id 'a', expected distinct ids"),
+}
+
+
+@pytest.mark.parametrize("fault", ROW_FAULTS)
+def test_a_row_at_fault_is_named_with_its_file(tmp_path, fault, sentiment):
+    rows, message = ROW_FAULTS[fault]
+    path = write_jsonl(tmp_path / "test.jsonl", rows)
+    with pytest.raises(DataError, match=r"test\.jsonl[:,] " + message):
+        read_items(sentiment, str(path), ("en",))
+
+
+def test_unknown_names_in_the_sample_and_in_the_layout(tmp_path, sentiment):
+    with pytest.raises(DataError, match="'paraphrase' has no bundled sample"):
+        read_items(load_task("paraphrase"), "sample", ("en",))
+    with pytest.raises(DataError, match=r"got no file named emotion_en\[0-9\]\*_test\.json, expected one"):
+        read_items(sentiment, str(tmp_path), ("en",))
+    with pytest.raises(DataError, match="the paper's layout has no task 'other', expected sentiment, nli or paraphrase"):
+        paper_file(tmp_path, "other", "en", "test")
+
+
+# --- the paper's layout
+
+GOLD = ["entailment", "contradiction", "neutral", "neutral", "contradiction", "entailment"]
+BENGALI = {"entailment": "ফলাফল-১", "neutral": "মাঝামাঝি", "contradiction": "বিরোধ!"}  # words of no answer set
+
+
+@pytest.fixture
+def layout(tmp_path):
+    """A folder in the paper's layout: English labels in English, a bad translation's in Bengali."""
+    for code, words in (("en", {label: label for label in GOLD}), ("bn", BENGALI)):
+        rows = [
+            {"premise": f"{code} premise {i}", "hypothesis": f"{code} hypothesis {i}", "answer": words[label]}
+            for i, label in enumerate(GOLD)
+        ]
+        write_json(tmp_path / "snli" / f"snli_{code}6_test.json", rows)
+    return tmp_path
+
+
+def test_gold_comes_from_the_english_row(layout):
+    """The words of the Bengali file are in no answer set, which cost the original a third of the items."""
+    items = read_items(load_task("nli"), str(layout), ("bn", "en"), limit=5)
+    assert [item.gold for item in items["bn"]] == GOLD[:5]
+    assert items["bn"][3].fields == {"premise": "bn premise 3", "hypothesis": "bn hypothesis 3"}
+    assert [item.id for item in items["bn"]] == [item.id for item in items["en"]]
+
+
+def test_rows_that_are_not_parallel_are_refused(layout):
+    path = layout / "snli" / "snli_bn6_test.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, [rows[1], rows[0], *rows[2:]])
+    with pytest.raises(DataError, match=r"snli_bn6_test\.json, row 5: .* expected rows parallel to the English ones"):
+        read_items(load_task("nli"), str(layout), ("bn",))
+    write_json(path, rows[:-1])
+    with pytest.raises(DataError, match=r"snli_bn6_test\.json: got 5 rows, expected 6 as in English"):
+        read_items(load_task("nli"), str(layout), ("bn",))
+
+
+def test_an_unknown_label_in_the_english_file_names_file_and_row(layout):
+    path = layout / "snli" / "snli_en6_test.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    rows[2]["answer"] = "perhaps"
+    write_json(path, rows)
+    with pytest.raises(DataError, match=r"snli_en6_test\.json, row 3: unknown label 'perhaps'"):
+        read_items(load_task("nli"), str(layout), ("bn",))
+
+
+def test_two_files_of_one_language_are_refused(layout):
+    write_json(layout / "old" / "snli_en4_test.json", [])
+    with pytest.raises(DataError, match=r"got 2 files named snli_en\[0-9\]\*_test\.json, expected one"):
+        read_items(load_task("nli"), str(layout), ("en",))
+
+
+PAPER = Path(__file__).parents[2] / ".." / "shared" / "paper-data"
+
+
+@pytest.mark.skipif(not PAPER.is_dir(), reason="needs ../shared/paper-data, which is not part of the project")
+@pytest.mark.parametrize("name", ["sentiment", "nli"])
+def test_the_papers_own_files_are_parallel_in_all_languages(name):
+    task = load_task(name)
+    items = read_items(task, str(PAPER), tuple(LANGUAGES))
+    gold = [item.gold for item in items["en"]]
+    assert len(gold) >= 300
+    assert set(gold) == set(task.labels)
+    for rows in items.values():
+        assert [item.gold for item in rows] == gold
+
+
+# --- the hub
+
+
+def test_hub_class_labels_become_names(monkeypatch, sentiment):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["negative", "positive"])}
+    )
+    asked = []
+
+    def load_dataset(name, config, split):
+        asked.append((name, config, split))
+        return datasets.Dataset.from_dict({"text": [f"{config} one", "two"], "label": [1, 0]}, features=features)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    items = read_items(sentiment, "hub:owner/reviews:{lang}_all:dev", ("de", "sw"))
+    assert asked == [("owner/reviews", "de_all", "dev"), ("owner/reviews", "sw_all", "dev")]
+    assert [item.gold for item in items["sw"]] == ["positive", "negative"]
+    assert items["sw"][0].fields == {"text": "sw_all one"}
+    read_items(sentiment, "hub:owner/reviews", ("en",))
+    assert asked[-1] == ("owner/reviews", None, "test")
+
+
+def test_a_hub_row_without_label_is_named(monkeypatch, sentiment):
+    """SNLI on the hub has -1 where annotators did not agree."""
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["negative", "positive"])}
+    )
+    rows = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, -1]}, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: rows)
+    with pytest.raises(DataError, match=r"owner/reviews::test, row 2: 'label' is None, expected text"):
+        read_items(sentiment, "hub:owner/reviews", ("en",))
+
+
+def test_a_data_set_that_cannot_be_had_is_named(monkeypatch, sentiment):
+    datasets = pytest.importorskip("datasets")
+
+    def fail(*args, **options):
+        raise ConnectionError  # some of the hub client's errors have no text
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(DataError, match=r"hub data set 'owner/none' \(config default\): ConnectionError"):
+        read_items(sentiment, "hub:owner/none", ("en",))

@@ -1,0 +1,103 @@
+"""Questions of the bundled sample under tiny random models, and one with an adapter."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import CohereConfig, GraniteConfig, MiniCPM3Config
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+from glotlift.data.read import read_items
+from glotlift.evaluation.predict import prepare
+from glotlift.models.load import LoadedModel
+from glotlift.tasks.load import load_task
+
+_SHAPE = {
+    "vocab_size": 600,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 1024,
+    "tie_word_embeddings": True,
+}
+# what these do to states or logits around the head is in no config key that two of them read alike
+SCALED = {
+    "cohere": CohereConfig(**_SHAPE, logit_scale=0.25, pad_token_id=0),
+    "granite": GraniteConfig(**_SHAPE, logits_scaling=4.0),
+    "minicpm3": MiniCPM3Config(
+        **_SHAPE,
+        dim_model_base=8,
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_nope_head_dim=8,
+        qk_rope_head_dim=8,
+        v_head_dim=8,
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def loud(tiny, byte_level):
+    """Return a function: family -> `LoadedModel` with logits of several units, so that a cap or scale shows."""
+
+    def make(family: str) -> LoadedModel:
+        with torch.random.fork_rng():
+            torch.manual_seed(7)
+            if family in SCALED:
+                model = AutoModelForCausalLM.from_config(SCALED[family]).eval()
+                loaded = LoadedModel(f"tiny-{family}", model, byte_level, f"fingerprint-{family}")
+            else:
+                loaded = replace(tiny(family), model=copy.deepcopy(tiny(family).model))
+        head = loaded.model.get_output_embeddings().weight
+        head.data.mul_(0.6 / head.data.std())
+        return loaded
+
+    return cache(make)
+
+
+@pytest.fixture
+def adapted(loud):
+    """A tiny random Gemma 2 with a random adapter: variants `base` and `tuned`."""
+    loaded = loud("gemma2")
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        model = get_peft_model(copy.deepcopy(loaded.model), lora).eval()
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.data.normal_(0, 0.5)
+    return replace(loaded, model=model, adapter_fingerprint="adapter")
+
+
+@pytest.fixture(scope="session")
+def task():
+    return load_task("sentiment")
+
+
+@pytest.fixture(scope="session")
+def ask(task):
+    """Return a function: model, languages, number of items -> prompts a language."""
+
+    def make(loaded: LoadedModel, languages: tuple[str, ...] = ("en", "de"), limit: int = 3):
+        items = read_items(task, "sample", languages, limit=limit)
+        return {code: prepare(loaded, task, code, rows, "own") for code, rows in items.items()}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def words(task):
+    """Return a function: languages -> keyword arguments of `explain_languages`."""
+
+    def make(*languages: str):
+        own = {code: task.answers(code, "own") for code in languages}
+        return {"task_key": "sentiment", "english_words": task.answers("en", "own"), "own_words": own}
+
+    return make

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from glotlift.errors import RunError
+from glotlift.explanation import collect, lens
+from glotlift.explanation.collect import explain_languages
+from glotlift.explanation.geometry import PooledStates
+from glotlift.explanation.lens import MEASURES, summarise_lens
+from glotlift.models.forward import block_outputs
+from glotlift.runs import read_parquet
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Record for every pass how many rows it had."""
+    seen: list[int] = []
+
+    def counted(model, rows, **options):
+        seen.append(len(rows))
+        return run(model, rows, **options)
+
+    run = collect.run
+    monkeypatch.setattr(collect, "run", counted)
+    return seen
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_every_item_and_layer_of_every_variant_is_written(adapted, ask, words, tmp_path):
+    prompts = ask(adapted, ("en", "de", "th"), 7)
+    done: list[int] = []
+    explain_languages(adapted, prompts, tmp_path, **words("en", "de", "th"), progress=done.append)
+    assert sum(done) == 2 * 3 * 7
+    assert set(contents(tmp_path)) == {
+        *(f"lens/{v}/sentiment/{c}.parquet" for v in ("base", "tuned") for c in ("en", "de", "th")),
+        *(f"geometry/sentiment/states/{v}/{c}.safetensors" for v in ("base", "tuned") for c in ("en", "de", "th")),
+        *(f"geometry/sentiment/{name}.parquet" for name in ("pca", "explained", "correlation")),
+    }
+    for code, questions in prompts.items():
+        frame, metadata = read_parquet(tmp_path / "lens" / "tuned" / "sentiment" / f"{code}.parquet")
+        assert frame["id"].tolist() == [item.id for item in questions.items for _ in range(4)]
+        assert np.isfinite(frame[list(MEASURES)]).all(axis=None)
+        assert (frame[list(MEASURES[:4])].sum(axis=1) <= 1 + 1e-5).all()
+        assert (metadata["variant"], metadata["language"], metadata["task"]) == ("tuned", code, "sentiment")
+    english, _ = read_parquet(tmp_path / "lens" / "base" / "sentiment" / "en.parquet")
+    assert (english["english_mass"] > 0).any()
+    assert (english[["own_mass", "shared_mass"]] == 0).all(axis=None)
+    pca, _ = read_parquet(tmp_path / "geometry" / "sentiment" / "pca.parquet")
+    assert len(pca) == 2 * 4 * 3 * 7
+    correlation, _ = read_parquet(tmp_path / "geometry" / "sentiment" / "correlation.parquet")
+    assert correlation["language"].unique().tolist() == ["de", "th"]
+    assert correlation["p_permutation"].between(0, 1).all()
+    assert len(summarise_lens(tmp_path)) == 2 * 3 * 4 * len(MEASURES)
+
+
+def test_base_is_the_model_without_its_adapter(adapted, loud, ask, words, tmp_path):
+    prompts = ask(adapted)
+    explain_languages(adapted, prompts, tmp_path / "adapted", **words("en", "de"))
+    explain_languages(loud("gemma2"), prompts, tmp_path / "plain", **words("en", "de"))
+    plain, base, tuned = (
+        read_parquet(tmp_path / of / "lens" / variant / "sentiment" / "de.parquet")[0]
+        for of, variant in (("plain", "base"), ("adapted", "base"), ("adapted", "tuned"))
+    )
+    np.testing.assert_allclose(base["entropy_bits"], plain["entropy_bits"], rtol=1e-5)
+    last = base["layer"] == 3
+    assert not np.allclose(base.loc[last, "entropy_bits"], tuned.loc[last, "entropy_bits"], rtol=1e-3)
+    first = base["layer"] == 0  # the adapter is on the blocks
+    np.testing.assert_allclose(base.loc[first, "entropy_bits"], tuned.loc[first, "entropy_bits"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("limit", [1, 3])  # one item is its own prefix: pooled over cached tokens
+def test_pooled_states_are_means_over_the_question(loud, ask, words, tmp_path, limit):
+    loaded = loud("gemma3")
+    prompts = ask(loaded, limit=limit)
+    explain_languages(loaded, prompts, tmp_path, **words("en", "de"), token_budget=400)
+    kept = PooledStates(tmp_path / "geometry" / "sentiment" / "states" / "base" / "de.safetensors")
+    assert kept.n_states == 4
+    for k, row in enumerate(prompts["de"].rows):
+        start, end = row.span
+        assert kept.metadata["lengths"][k] == end - start
+        states: list[torch.Tensor] = []
+        with torch.inference_mode(), block_outputs(loaded.model, states, lambda hidden: hidden[0]):
+            loaded.model(input_ids=torch.tensor([row.prompt]))
+        for layer in range(4):
+            expected = states[layer][start:end].mean(0)
+            np.testing.assert_allclose(kept.layer(layer)[k], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_that_was_killed_goes_on(adapted, ask, words, tmp_path, passes, monkeypatch):
+    prompts = ask(adapted, ("en", "de"))
+    explain_languages(adapted, prompts, tmp_path / "whole", **words("en", "de"))
+    passes.clear()
+
+    def killed(*_args, **_options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(collect, "write_geometry", killed)
+        with pytest.raises(KeyboardInterrupt):
+            explain_languages(adapted, prompts, tmp_path / "run", **words("en", "de"))
+    assert len(passes) == 4
+    (tmp_path / "run" / "lens" / "tuned" / "sentiment" / "de.parquet").unlink()
+    explain_languages(adapted, prompts, tmp_path / "run", **words("en", "de"))
+    assert len(passes) == 5
+    explain_languages(adapted, prompts, tmp_path / "run", **words("en", "de"))
+    assert len(passes) == 5
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+def test_other_weights_words_or_items_are_computed_anew(loud, ask, words, tmp_path, passes):
+    loaded = loud("llama")
+    given = words("en", "de")
+    explain_languages(loaded, ask(loaded), tmp_path, **given)
+    assert len(passes) == 2
+    explain_languages(replace(loaded, fingerprint="other"), ask(loaded), tmp_path, **given)
+    assert len(passes) == 4
+    given["own_words"] = given["own_words"] | {"de": {"positive": "gut", "negative": "schlecht"}}
+    explain_languages(replace(loaded, fingerprint="other"), ask(loaded), tmp_path, **given)
+    assert len(passes) == 5
+    explain_languages(replace(loaded, fingerprint="other"), ask(loaded, limit=2), tmp_path, **given)
+    assert len(passes) == 7
+
+
+def test_an_error_names_task_and_language(loud, ask, words, tmp_path, monkeypatch):
+    loaded = loud("llama")
+    unembed = lens.unembed
+    monkeypatch.setattr(lens, "unembed", lambda model, states: unembed(model, states) + 0.01)
+    with pytest.raises(RunError, match="task 'sentiment', de: logit lens of LlamaForCausalLM"):
+        explain_languages(loaded, ask(loaded, ("de",), 1), tmp_path, **words("de"))
+    assert contents(tmp_path) == {}
