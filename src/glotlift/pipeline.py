@@ -420,17 +420,25 @@ def _explain(
 ) -> None:
     from glotlift.evaluation.predict import prepare
     from glotlift.explanation.collect import explain_languages
+    from glotlift.progress import track
 
     prompts = {
         code: prepare(loaded, task, code, rows, entry.answers, num_fewshot=entry.num_fewshot)
         for code, rows in items.items()
     }
-    explain_languages(
-        loaded, prompts, folder.path, task_key=entry.key,
-        english_words=task.answers("en", "own"),
-        own_words={code: task.answers(code, "own") for code in prompts},
-        token_budget=token_budget, seed=seed,
-    )  # fmt: skip
+    total = len(loaded.variants) * sum(len(each.rows) for each in prompts.values())
+    with track(f"explain {entry.key}", total, "items") as advance:
+        explain_languages(
+            loaded,
+            prompts,
+            folder.path,
+            task_key=entry.key,
+            english_words=task.answers("en", "own"),
+            own_words={code: task.answers(code, "own") for code in prompts},
+            token_budget=token_budget,
+            seed=seed,
+            progress=advance,
+        )
 
 
 __all__ = ["build_data", "compare", "evaluate", "explain", "merge", "report", "run", "train"]

@@ -157,7 +157,9 @@ def test_unknown_names_in_the_sample_and_in_the_layout(tmp_path, sentiment):
         read_items(load_task("paraphrase"), "sample", ("en",))
     with pytest.raises(DataError, match=r"got no file named emotion_en\[0-9\]\*_test\.json, expected one"):
         read_items(sentiment, str(tmp_path), ("en",))
-    with pytest.raises(DataError, match="the paper's layout has no task 'other', expected sentiment, nli or paraphrase"):
+    with pytest.raises(
+        DataError, match="the paper's layout has no task 'other', expected sentiment, nli or paraphrase"
+    ):
         paper_file(tmp_path, "other", "en", "test")
 
 
@@ -259,7 +261,7 @@ def test_a_hub_row_without_label_is_named(monkeypatch, sentiment):
     )
     rows = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, -1]}, features=features)
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: rows)
-    with pytest.raises(DataError, match=r"owner/reviews::test, row 2: 'label' is None, expected text"):
+    with pytest.raises(DataError, match=r"hub:owner/reviews:test, row 2: 'label' is None, expected text"):
         read_items(sentiment, "hub:owner/reviews", ("en",))
 
 

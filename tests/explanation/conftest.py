@@ -45,7 +45,7 @@ SCALED = {
 
 @pytest.fixture(scope="session")
 def loud(tiny, byte_level):
-    """Return a function: family -> `LoadedModel` with logits of several units, so that a cap or scale shows."""
+    """Return a function: family -> `LoadedModel` where a cap, a scale or a norm too many shows in the logits."""
 
     def make(family: str) -> LoadedModel:
         with torch.random.fork_rng():
@@ -55,6 +55,9 @@ def loud(tiny, byte_level):
                 loaded = LoadedModel(f"tiny-{family}", model, byte_level, f"fingerprint-{family}")
             else:
                 loaded = replace(tiny(family), model=copy.deepcopy(tiny(family).model))
+            for name, parameter in loaded.model.named_parameters():
+                if parameter.ndim == 1 and ("norm" in name or "ln_" in name):
+                    parameter.data.add_(torch.randn_like(parameter), alpha=0.3)
         head = loaded.model.get_output_embeddings().weight
         head.data.mul_(0.6 / head.data.std())
         return loaded

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy
 
 from glotlift.errors import RunError
 from glotlift.explanation import collect, lens
@@ -75,13 +76,15 @@ def test_base_is_the_model_without_its_adapter(adapted, loud, ask, words, tmp_pa
     np.testing.assert_allclose(base.loc[first, "entropy_bits"], tuned.loc[first, "entropy_bits"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("limit", [1, 3])  # one item is its own prefix: pooled over cached tokens
-def test_pooled_states_are_means_over_the_question(loud, ask, words, tmp_path, limit):
-    loaded = loud("gemma3")
+# one item is its own prefix, so it is pooled over cached tokens
+@pytest.mark.parametrize(("family", "limit"), [("gemma3", 1), ("gemma3", 3), ("mistral", 4)])
+def test_the_numbers_of_every_item_are_its_own(loud, ask, words, tmp_path, family, limit):
+    loaded = loud(family)
     prompts = ask(loaded, limit=limit)
     explain_languages(loaded, prompts, tmp_path, **words("en", "de"), token_budget=400)
     kept = PooledStates(tmp_path / "geometry" / "sentiment" / "states" / "base" / "de.safetensors")
     assert kept.n_states == 4
+    frame, _ = read_parquet(tmp_path / "lens" / "base" / "sentiment" / "de.parquet")
     for k, row in enumerate(prompts["de"].rows):
         start, end = row.span
         assert kept.metadata["lengths"][k] == end - start
@@ -91,6 +94,10 @@ def test_pooled_states_are_means_over_the_question(loud, ask, words, tmp_path, l
         for layer in range(4):
             expected = states[layer][start:end].mean(0)
             np.testing.assert_allclose(kept.layer(layer)[k], expected, rtol=1e-3, atol=1e-4)
+        logits = lens.unembed(loaded.model, torch.stack([state[-1] for state in states]))
+        of_item = frame.iloc[4 * k : 4 * k + 4]
+        np.testing.assert_allclose(of_item["entropy_bits"], entropy(logits.softmax(-1), axis=1, base=2), rtol=1e-4)
+        assert of_item["top_token"].tolist() == [loaded.tokenizer.decode([t]) for t in logits.argmax(-1).tolist()]
 
 
 def test_a_run_that_was_killed_goes_on(adapted, ask, words, tmp_path, passes, monkeypatch):
@@ -109,8 +116,9 @@ def test_a_run_that_was_killed_goes_on(adapted, ask, words, tmp_path, passes, mo
     (tmp_path / "run" / "lens" / "tuned" / "sentiment" / "de.parquet").unlink()
     explain_languages(adapted, prompts, tmp_path / "run", **words("en", "de"))
     assert len(passes) == 5
-    explain_languages(adapted, prompts, tmp_path / "run", **words("en", "de"))
-    assert len(passes) == 5
+    done: list[int] = []
+    explain_languages(adapted, prompts, tmp_path / "run", **words("en", "de"), progress=done.append)
+    assert len(passes) == 5 and sum(done) == 2 * 2 * 3
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
 

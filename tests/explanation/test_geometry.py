@@ -78,6 +78,8 @@ def test_equal_and_constant_lengths_are_one_control_or_none(random):
     length = random.integers(5, 50, 20).astype(float)
     equal = correlate(x, y, length, length, orders=orders(20))
     assert equal.r_partial == pytest.approx(pearsonr(residuals(x, length), residuals(y, length)).statistic)
+    linear = correlate(x, y, length, 0.3 * length + 0.7, orders=orders(20))
+    assert linear.r_partial == pytest.approx(equal.r_partial)
     constant = correlate(x, y, np.full(20, 7.0), np.full(20, 9.0), orders=orders(20))
     assert constant.r_partial == pytest.approx(constant.r)
     assert np.isfinite(constant.p_permutation)

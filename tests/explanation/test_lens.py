@@ -8,6 +8,7 @@ from scipy.stats import entropy
 from scipy.stats import t as student
 
 from glotlift.errors import ModelError, RunError
+from glotlift.explanation import lens
 from glotlift.explanation.lens import (
     MEASURES,
     SUMMARY_COLUMNS,
@@ -108,6 +109,22 @@ def test_chunks_do_not_change_the_numbers(loud, ask):
     assert whole[0].shape == (4, 4, len(MEASURES))
 
 
+def test_no_more_logits_are_held_than_the_budget_allows(loud, ask, monkeypatch):
+    loaded = loud("llama")
+    batch = next(run(loaded.model, ask(loaded, limit=4)["en"].rows, token_budget=9999, last_states=True))
+    held: list[int] = []
+
+    def counted(model, states):
+        logits = unembed(model, states)
+        held.append(logits.numel())
+        return logits
+
+    monkeypatch.setattr(lens, "unembed", counted)
+    budget = 2 * 4 * 600  # items x states x vocabulary
+    read_layers(loaded.model, batch.last_states, batch.logits[batch.prompt_end], SETS, logits_budget=budget)
+    assert held == [budget, budget]
+
+
 def test_measures_agree_with_scipy():
     logits = torch.randn(6, 50, generator=torch.Generator().manual_seed(0)) * 4
     probabilities = logits.double().softmax(-1).numpy()
@@ -147,6 +164,9 @@ def test_tokens_of_two_labels_are_ambiguous_across_languages_too(sentencepiece_s
     assert "n" in found["ambiguous"]
     assert "n" not in found["english"] | found["own"] | found["shared"]
     assert "g" in found["own"] and "i" in found["english"]
+    both = token_sets(sentencepiece_style, {"good": "nice", "bad": "ill"}, {"good": "neat", "bad": "nil"})
+    assert "n" in pieces(sentencepiece_style, both)["ambiguous"]
+    assert "n" not in pieces(sentencepiece_style, both)["shared"]
     thai = token_sets(sentencepiece_style, {"good": "nice", "bad": "ill"}, {"good": "บวก", "bad": "ลบ"})
     assert "<0xE0>" in pieces(sentencepiece_style, thai)["ambiguous"]
 

@@ -153,6 +153,7 @@ def _task_entry(
             "seen": [code for code in languages if code in ("zh", "de")],
             "unseen": [code for code in languages if code not in ("zh", "de", "en")],
         }
+        members = {name: codes for name, codes in members.items() if codes}
         out["groups"] = {name: _group(name, codes, entries, "accuracy", n) for name, codes in members.items()}
         out["calibrated_groups"] = {
             name: _group(name, codes, entries, "accuracy_calibrated", n) for name, codes in members.items()
@@ -227,3 +228,13 @@ def _write_geometry(
     pd.concat(points, ignore_index=True).to_parquet(folder / "pca.parquet")
     pd.DataFrame(explained).to_parquet(folder / "explained.parquet")
     pd.DataFrame(correlations).to_parquet(folder / "correlation.parquet")
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a whole run of two tasks whose report has been written; not to be changed."""
+    from glotlift.reporting.page import write_report
+
+    run = build_run(tmp_path_factory.mktemp("written") / "run", tasks=("sentiment", "nli"))
+    write_report(run)
+    return run

@@ -208,7 +208,7 @@ def _hub(source: str, language: str) -> Table:
             names = dict(enumerate(kind.names))
             for row in table:
                 row[column] = names.get(row[column])  # None where a row has no label; SNLI has -1 there
-    return Table(f"{name}:{config}:{split or 'test'}", table)
+    return Table(":".join(part for part in ("hub", name, config, split or "test") if part), table)
 
 
 def _gold_column(table: Table, named: str | None) -> str:

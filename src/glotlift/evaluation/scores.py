@@ -65,7 +65,7 @@ def build_scores(
         test_sets: predictions of every test set.
         model: name of the model.
         config: settings to keep under `config`.
-        seen: languages the adapter was tuned on.
+        seen: languages the adapter was tuned on; empty where they are not known.
         pivot: language it translates into; neither seen nor unseen.
         seed: of the bootstraps.
     """
@@ -150,11 +150,10 @@ def _means(scores: Sequence[LanguageScore]) -> dict[str, float | int | None]:
 
 
 def _groups(languages: Sequence[str], seen: Sequence[str], pivot: str) -> dict[str, list[str]]:
-    groups = {
-        "all": list(languages),
-        "seen": [code for code in languages if code in seen],
-        "unseen": [code for code in languages if code not in seen and code != pivot],
-    }
+    groups = {"all": list(languages)}
+    if seen:  # else nothing is known of what the adapter was tuned on
+        groups["seen"] = [code for code in languages if code in seen]
+        groups["unseen"] = [code for code in languages if code not in seen and code != pivot]
     return {name: codes for name, codes in groups.items() if codes}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,21 +90,20 @@ def explain_languages(
     advance = progress or (lambda _n: None)
     target = folder / "geometry" / task_key
     states: dict[str, dict[str, PooledStates]] = {variant: {} for variant in loaded.variants}
-    for variant in loaded.variants:
-        for language, questions in prompts.items():
-            sets = token_sets(loaded.tokenizer, english_words, own_words[language])
-            lens_file = folder / "lens" / variant / task_key / f"{language}.parquet"
-            states_file = target / "states" / variant / f"{language}.safetensors"
-            fingerprint = _fingerprint(loaded, variant, questions, sets)
-            states[variant][language] = PooledStates(states_file)
-            if _is_current(lens_file, states_file, fingerprint):
-                advance(len(questions.rows))
-                continue
-            seen = _run(loaded, variant, questions, sets, f"task {task_key!r}, {language}", token_budget, advance)
-            about = {"task": task_key, "language": language, "variant": variant, "model": loaded.name}
-            about |= {"english_words": dict(english_words), "own_words": dict(own_words[language])}
-            about |= {"fingerprint": fingerprint, "coverage": coverage_metadata(loaded.tokenizer, sets)}
-            _write(seen, questions, loaded, lens_file, states_file, about)
+    for variant, (language, questions) in product(loaded.variants, prompts.items()):
+        sets = token_sets(loaded.tokenizer, english_words, own_words[language])
+        lens_file = folder / "lens" / variant / task_key / f"{language}.parquet"
+        states_file = target / "states" / variant / f"{language}.safetensors"
+        fingerprint = _fingerprint(loaded, variant, questions, sets)
+        states[variant][language] = PooledStates(states_file)
+        if _is_current(lens_file, states_file, fingerprint):
+            advance(len(questions.rows))
+            continue
+        seen = _run(loaded, variant, questions, sets, f"task {task_key!r}, {language}", token_budget, advance)
+        about = {"fingerprint": fingerprint, "task": task_key, "language": language, "variant": variant}
+        about |= {"english_words": english_words, "own_words": own_words[language], "model": loaded.name}
+        about |= {"coverage": coverage_metadata(loaded.tokenizer, sets)}
+        _write(seen, questions, loaded, lens_file, states_file, about)
     write_geometry(target, states, seed=seed, n_permutations=n_permutations)
 
 

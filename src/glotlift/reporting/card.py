@@ -47,7 +47,7 @@ def model_card(run: RunFiles, figures: Sequence[Figure]) -> str:
             "key": key,
             "sentence": task.get("sentence", ""),
             "table": Markup(_table(markdown_rows(build_table(scores, key)))),
-            "figure": next((figure for figure in figures if figure.section == key), None),
+            "figure": next((figure for figure in figures if figure.section == "results" and figure.task == key), None),
             "collapsed": _collapsed(scores, key),
         }
         for key, task in run.scores.get("tasks", {}).items()

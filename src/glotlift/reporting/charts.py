@@ -59,7 +59,7 @@ def _per_language(scores: Mapping[str, Any], task_key: str, measure: Any) -> pd.
     return pd.DataFrame(rows)
 
 
-def _dumbbells(frame: pd.DataFrame, measure: str, domain: list[float], *, has_intervals: bool) -> Any:
+def _dumbbells(frame: pd.DataFrame, measure: str, domain: Sequence[float], *, has_intervals: bool) -> Any:
     """Return one row a language: base hollow, tuned filled, a line between; the first row names the two."""
 
     def x(field: str) -> alt.X:
@@ -81,8 +81,8 @@ def _dumbbells(frame: pd.DataFrame, measure: str, domain: list[float], *, has_in
         fill = PAPER if variant == "base" else color
         dot = mine.mark_point(filled=False, fill=fill, stroke=color, strokeWidth=1.8, size=46, opacity=1)
         layers.append(dot.encode(x=x(measure), y=y))
-        for side, dx in (("right", 4), ("left", -4)):
-            named = mine.transform_filter(alt.datum.side == side)
+        for side, dx in ((alt.Align("right"), -1), (alt.Align("left"), 1)):
+            named = mine.transform_filter(alt.datum.side == side.to_dict())
             name = named.mark_text(align=side, dx=dx, dy=-13, color=color, fontWeight="bold", fontSize=11)
             layers.append(name.encode(x=x(measure), y=y, text="variant:N"))
     return alt.layer(*layers, data=frame)
@@ -90,7 +90,7 @@ def _dumbbells(frame: pd.DataFrame, measure: str, domain: list[float], *, has_in
 
 def _sides(frame: pd.DataFrame, measure: str) -> list[str]:
     """Return how the names in the first row are aligned: away from each other, so that they never overlap."""
-    first = frame[frame["language"] == frame["language"].iloc[0]]
+    first = frame.loc[frame["language"] == frame["language"].iloc[0]]
     lowest = first[measure].idxmin()
     return [("right" if index == lowest else "left") if index in first.index else "" for index in frame.index]
 
@@ -123,7 +123,7 @@ def balance_chart(scores: Mapping[str, Any], task_key: str) -> Any:
     frame = _per_language(scores, task_key, shares)
     panels = []
     for variant in scores["variants"]:
-        here = frame[frame["variant"] == variant]
+        here = frame.loc[frame["variant"] == variant]
         bars = _bars(here, labels, is_labelled=not panels)
         panels.append(_by_group(bars, here, width=375).properties(title=panel_title(variant)))
     return finished(

@@ -6,6 +6,7 @@ Enters: the files of a run. Leaves: `Figure`s, in reading order. A caption says 
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,15 +19,20 @@ from glotlift.reporting.theme import to_svg
 
 _ACCURACY = (
     "Left: accuracy with its 95 % Wilson interval. Right: the same after batch calibration, which takes out a constant "
-    "preference for a label. A gap that is wide on the left and narrow on the right comes from such a preference, not "
-    "from telling the items apart. Do not read overlapping intervals as a test: base and tuned answer the same items, "
-    "and the paired interval of the change stands in the table. Calibration assumes that the labels are about equally "
-    "frequent among the items."
+    "preference for a label; it assumes that the labels are about equally frequent among the items. A language that "
+    "gains much from left to right was held back by such a preference."
+)
+_ACCURACY_PAIRED = (
+    " A distance between base and tuned that is wide on the left and narrow on the right comes from a shift of "
+    "preference, not from telling the items apart. Do not read overlapping intervals as a test: base and tuned answer "
+    "the same items, and the paired interval of the change stands in the table."
 )
 _BALANCE = (
     "How often each label is predicted. A bar of one colour is a model that always says the same word; its accuracy is "
-    "then the share of that label among the items and says nothing of understanding. More even bars after tuning are "
-    "not in themselves better answers: compare with calibrated accuracy and AUROC."
+    "then the share of that label among the items and says nothing of understanding."
+)
+_BALANCE_PAIRED = (
+    " More even bars after tuning are not in themselves better answers: compare calibrated accuracy and AUROC."
 )
 _LENS = (
     "What each layer would say if the model stopped there: its state at the last position of the prompt, read with the "
@@ -54,7 +60,7 @@ _CORRELATION = (
 )
 _LOSS = (
     "Loss on the target tokens of the question pairs. It shows that the model learns to translate questions. It does "
-    "not show that it answers them better: no answer is in the training data, and the results above test that."
+    "not show that it answers them better: no answer is in the training data, and only results on the task test that."
 )
 
 
@@ -64,7 +70,8 @@ class Figure:
 
     Attributes:
         name: stem of its files.
-        section: task key, `inside` or `training`.
+        section: of the page: `results`, `inside` or `training`.
+        task: key of the test set it shows, empty in `training`.
         alt: what it shows, in a few words.
         caption: a paragraph.
         svg: the drawing.
@@ -72,6 +79,7 @@ class Figure:
 
     name: str
     section: str
+    task: str
     alt: str
     caption: str
     svg: str
@@ -79,33 +87,37 @@ class Figure:
 
 def figures(run: RunFiles) -> Iterator[Figure]:
     """Yield the figures that the files of a run allow."""
+    is_paired = "tuned" in run.scores.get("variants", ())
+    accuracy = _ACCURACY + _ACCURACY_PAIRED * is_paired
+    balance = _BALANCE + _BALANCE_PAIRED * is_paired
     for key, task in run.scores.get("tasks", {}).items():
         shown = f"{key} in {len(task['languages'])} languages"
-        yield _figure("accuracy", key, key, f"Accuracy on {shown}", _ACCURACY, accuracy_chart(run.scores, key))
+        yield _figure("accuracy", "results", key, f"Accuracy on {shown}", accuracy, accuracy_chart(run.scores, key))
         alt = f"Share of each label among the predictions on {shown}"
-        yield _figure("balance", key, key, alt, _BALANCE, balance_chart(run.scores, key))
+        yield _figure("balance", "results", key, alt, balance, balance_chart(run.scores, key))
     for key, frame in run.lens.items():
         alt = f"Probability mass of label words over the layers on {key}, a panel a language"
-        yield _figure("lens", key, "inside", alt, _LENS, lens_chart(frame, key))
+        yield _figure("lens", "inside", key, alt, _LENS, lens_chart(frame, key))
         alt = f"Entropy over the layers on {key}, a panel a language"
-        yield _figure("entropy", key, "inside", alt, _ENTROPY, entropy_chart(frame, key))
+        yield _figure("entropy", "inside", key, alt, _ENTROPY, entropy_chart(frame, key))
     for key, frame in run.pca.items():
         alt = f"Items of {key} on two principal components at some layers, coloured by language"
-        yield _figure("pca", key, "inside", alt, _PCA, pca_chart(frame, key, run.explained.get(key)))
+        yield _figure("pca", "inside", key, alt, _PCA, pca_chart(frame, key, run.explained.get(key)))
     for key, frame in run.correlation.items():
         pivot = language(frame["pivot"].iloc[0]).name
         alt = f"Correlation of the first principal component with {pivot} over the layers, a panel a language"
         caption = _CORRELATION.format(pivot=pivot)
-        yield _figure("pc1", key, "inside", alt, caption, correlation_chart(frame, key))
-    if run.history.get("log"):
+        yield _figure("pc1", "inside", key, alt, caption, correlation_chart(frame, key))
+    if any("loss" in entry and "step" in entry for entry in run.history.get("log", ())):
         svg = to_svg(loss_chart(run.history), "Loss over the optimizer steps")
-        yield Figure("loss", "training", "Loss over the optimizer steps", _LOSS, svg)
+        yield Figure("loss", "training", "", "Loss over the optimizer steps", _LOSS, svg)
 
 
-def _figure(kind: str, key: str, section: str, alt: str, caption: str, chart: Any) -> Figure:
-    return Figure(f"{kind}-{slug(key)}", section, alt, caption, to_svg(chart, alt))
+def _figure(kind: str, section: str, key: str, alt: str, caption: str, chart: Any) -> Figure:
+    return Figure(f"{kind}-{slug(key)}", section, key, alt, caption, to_svg(chart, alt))
 
 
 def slug(key: str) -> str:
-    """Return a test set's name as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", key).strip("-.") or "task"
+    """Return the name of a test set as part of a file name; one that has to be changed gets a checksum of the whole."""
+    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", key)
+    return safe if safe == key else f"{safe}-{zlib.crc32(key.encode()):08x}"

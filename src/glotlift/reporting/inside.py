@@ -23,7 +23,7 @@ N_LAYERS = 5
 """Layers that the scatter chart shows, first and last among them."""
 
 _MASSES = {"english_mass": "English words", "own_mass": "the language's own words", "shared_mass": "in both"}
-_DASHES = [[1, 0], [5, 3], [1, 2.5]]
+_DASHES = [[1, 0], [5, 3], [2, 2]]
 
 Panel = Callable[[pd.DataFrame, alt.X, alt.Axis], Any]
 """Makes the panel of a language from its rows, the axis of layers and the upright axis."""
@@ -31,8 +31,8 @@ Panel = Callable[[pd.DataFrame, alt.X, alt.Axis], Any]
 
 def lens_chart(frame: pd.DataFrame, task_key: str) -> Any:
     """Return the probability mass of English and of own label words over the layers, a panel a language."""
-    most = frame.groupby(["language", "measure"])["mean"].transform("max")
-    masses = frame[frame["measure"].isin(_MASSES) & ((most > 1e-4) | (frame["measure"] == "english_mass"))]
+    most = np.asarray(frame.groupby(["language", "measure"])["mean"].transform("max"))
+    masses = frame.loc[frame["measure"].isin(list(_MASSES)) & ((most > 1e-4) | (frame["measure"] == "english_mass"))]
     names = {measure: name for measure, name in _MASSES.items() if (masses["measure"] == measure).any()}
     masses = masses.replace({"measure": names})
     scale = alt.Scale(domain=list(names.values()), range=_DASHES[: len(names)])
@@ -47,7 +47,7 @@ def lens_chart(frame: pd.DataFrame, task_key: str) -> Any:
 def entropy_chart(frame: pd.DataFrame, task_key: str) -> Any:
     """Return the entropy of the lens's next-token distribution over the layers, a panel a language."""
     return finished(
-        _over_layers(frame[frame["measure"] == "entropy_bits"], "Entropy (bits)"),
+        _over_layers(frame.loc[frame["measure"] == "entropy_bits"], "Entropy (bits)"),
         f"Logit lens on {task_key}: entropy over the layers",
         "Of the next-token distribution read off each layer; mean over items, with a 95 % band",
     )
@@ -56,11 +56,11 @@ def entropy_chart(frame: pd.DataFrame, task_key: str) -> Any:
 def _over_layers(frame: pd.DataFrame, title: str, dash: alt.StrokeDash | None = None) -> Any:
     """Return small multiples of line and band, coloured by variant."""
     color = _variant_color(frame, alt.Legend(symbolType="square", symbolOpacity=1, symbolStrokeWidth=0, title=None))
-    top = float(frame["high"].max()) or 1.0
+    top = 1.1 * max(frame["high"]) or 1.0  # so that no tick stands at the very top, beside the title
 
     def panel(here: pd.DataFrame, x: alt.X, axis: alt.Axis) -> Any:
         def y(field: str) -> alt.Y:
-            return alt.Y(f"{field}:Q", title=title, axis=axis, scale=alt.Scale(domain=[0, top], nice=True))
+            return alt.Y(f"{field}:Q", title=title, axis=axis, scale=alt.Scale(domain=[0, top], nice=False))
 
         chart = alt.Chart(here)
         band = chart.mark_area(opacity=0.16).encode(x=x, y=y("low"), y2="high:Q", color=color, detail="measure:N")
@@ -80,7 +80,7 @@ def _small_multiples(frame: pd.DataFrame, panel: Panel) -> Any:
     codes = ordered(frame["language"])
     n_columns = min(5, len(codes))
     last_row = (len(codes) - 1) // n_columns
-    scale = alt.Scale(domain=[int(frame["layer"].min()), int(frame["layer"].max())], nice=False)
+    scale = alt.Scale(domain=[min(frame["layer"]), max(frame["layer"])], nice=False)
     width = max(150, min(400, 830 // n_columns - 12))
     panels = []
     for position, code in enumerate(codes):
@@ -89,7 +89,7 @@ def _small_multiples(frame: pd.DataFrame, panel: Panel) -> Any:
         x = alt.X("layer:Q", title="Layer" if is_bottom else None, axis=across, scale=scale)
         up = {"tickCount": 4, "labels": is_left, "ticks": is_left, "domain": False}
         axis = alt.Axis(**up) if is_left else alt.Axis(**up, title=None)
-        chart = panel(frame[frame["language"] == code], x, axis)
+        chart = panel(frame.loc[frame["language"] == code], x, axis)
         panels.append(chart.properties(title=panel_title(language(code).name), width=width, height=96))
     return alt.concat(*panels, columns=n_columns, spacing=14)
 
@@ -107,14 +107,14 @@ def pca_chart(frame: pd.DataFrame, task_key: str, explained: pd.DataFrame | None
     variants = [variant for variant in VARIANTS if variant in set(frame["variant"])]
     codes = ordered(frame["language"])
     n_items = MAX_POINTS // (len(chosen) * len(variants) * len(codes))
-    frame = frame[frame["layer"].isin(chosen)].assign(name=frame["language"].map(lambda code: language(code).name))
+    frame = frame.loc[frame["layer"].isin(chosen)].assign(name=frame["language"].map(lambda code: language(code).name))
     color = _color_by_language(codes)
     columns = []
     for layer in chosen:
-        here = frame[frame["layer"] == layer]
+        here = frame.loc[frame["layer"] == layer]
         x, y = _bare_axis(alt.X, "pc1", here), _bare_axis(alt.Y, "pc2", here)
         panels = [
-            _scatter(here[here["variant"] == variant], x, y, color, max(1, n_items)).properties(
+            _scatter(here.loc[here["variant"] == variant], x, y, color, max(1, n_items)).properties(
                 title=panel_title(f"Layer {layer}, {variant}", _share(explained, variant, layer)), width=158, height=158
             )
             for variant in variants
@@ -131,8 +131,8 @@ def _share(explained: pd.DataFrame | None, variant: str, layer: int) -> str:
     """Return `41 % of the variance`, an empty string where it is not known."""
     if explained is None:
         return ""
-    here = explained[(explained["variant"] == variant) & (explained["layer"] == layer)]
-    return f"{100 * here[['pc1', 'pc2']].to_numpy().sum():.0f} % of the variance" if len(here) else ""
+    here = explained.loc[(explained["variant"] == variant) & (explained["layer"] == layer)]
+    return f"{100 * sum(here['pc1'] + here['pc2']):.0f} % of the variance" if len(here) else ""
 
 
 def _color_by_language(codes: list[str]) -> alt.Color:
@@ -144,7 +144,7 @@ def _color_by_language(codes: list[str]) -> alt.Color:
 
 def _bare_axis(channel: Any, field: str, frame: pd.DataFrame) -> Any:
     """Return an axis without numbers, whose unit would say nothing, over the extent of both variants."""
-    low, high = float(frame[field].min()), float(frame[field].max())
+    low, high = min(frame[field]), max(frame[field])
     margin = 0.05 * (high - low) or 1.0
     axis = alt.Axis(labels=False, ticks=False, grid=False, domain=False, titlePadding=2, titleColor=MUTED)
     scale = alt.Scale(domain=[low - margin, high + margin], nice=False)
@@ -154,9 +154,10 @@ def _bare_axis(channel: Any, field: str, frame: pd.DataFrame) -> Any:
 def _scatter(frame: pd.DataFrame, x: alt.X, y: alt.Y, color: alt.Color, n_items: int) -> Any:
     means = frame.groupby(["language", "name"], as_index=False)[["pc1", "pc2"]].mean()
     items = sorted(set(frame["id"]))
-    kept = {items[round(i)] for i in np.linspace(0, len(items) - 1, min(n_items, len(items)))}
-    dots = alt.Chart(frame[frame["id"].isin(kept)])
-    dots = dots.mark_point(filled=True, size=9, opacity=0.55, strokeWidth=0, shape="square")
+    kept = [items[round(i)] for i in np.linspace(0, len(items) - 1, min(n_items, len(items)))]
+    dots = alt.Chart(frame.loc[frame["id"].isin(kept)])
+    size = 9 if len(kept) * len(set(frame["language"])) > 200 else 20
+    dots = dots.mark_point(filled=True, size=size, opacity=0.55, strokeWidth=0, shape="square")
     letters = alt.Chart(means).encode(x=x, y=y, text="language:N")
     halo = letters.mark_text(fontSize=10, fontWeight="bold", stroke=PAPER, strokeWidth=3, color=PAPER)
     names = letters.mark_text(fontSize=10, fontWeight="bold").encode(color=color)
@@ -166,12 +167,12 @@ def _scatter(frame: pd.DataFrame, x: alt.X, y: alt.Y, color: alt.Color, n_items:
 def correlation_chart(frame: pd.DataFrame, task_key: str) -> Any:
     """Return the correlation of PC1 with the pivot's over the layers: raw, length-partialled, and the null band."""
     pivot = language(frame["pivot"].iloc[0]).name
-    frame = frame[frame["language"] != frame["pivot"]]
+    frame = frame.loc[frame["language"] != frame["pivot"]]
     color = _variant_color(frame, alt.Legend(symbolType="stroke", symbolStrokeWidth=3, title=None))
 
     def panel(here: pd.DataFrame, x: alt.X, axis: alt.Axis) -> Any:
         def y(field: str) -> alt.Y:
-            return alt.Y(f"{field}:Q", title="Pearson r", axis=axis, scale=alt.Scale(domain=[-1.15, 1.15]))
+            return alt.Y(f"{field}:Q", title="Pearson r", axis=axis, scale=alt.Scale(domain=[-1.15, 1.15], nice=False))
 
         chart = alt.Chart(here)
         null = chart.mark_area(color=SHADE, opacity=0.45)

@@ -31,7 +31,7 @@ _MANY = 12
 
 @dataclass(frozen=True)
 class KeyNumber:
-    """A number to be seen first: what it is, its value and unit, what stands behind it, its tone (`up`, `down` or none)."""
+    """A number to be seen first: what it is, value and unit, what stands behind it, tone (`up`, `down` or none)."""
 
     title: str
     value: str
@@ -75,27 +75,28 @@ def render_page(run: RunFiles, drawn: Sequence[Figure]) -> str:
         lstrip_blocks=True,
     )
     shown = [
-        {"number": number, "figure": figure, "svg": Markup(inline(figure.svg, figure.name))}
+        {"number": number, "figure": figure, "svg": Markup(inline(figure.svg))}
         for number, figure in enumerate(drawn, 1)
     ]
-    scores = {"glotlift": run.scores}
-    tasks = [
-        {
-            "key": key,
-            "task": task,
-            "table": build_table(scores, key),
-            "key_numbers": key_numbers(task, build_table(scores, key).groups),
-            "colors": dict(zip(task["labels"], LABELS * len(task["labels"]), strict=False)),
-            "figures": [entry for entry in shown if entry["figure"].section == key],
-        }
-        for key, task in run.scores.get("tasks", {}).items()
-    ]
+    tasks = []
+    for key, task in run.scores.get("tasks", {}).items():
+        table = build_table({"glotlift": run.scores}, key)
+        tasks.append(
+            {
+                "key": key,
+                "task": task,
+                "table": table,
+                "key_numbers": key_numbers(task, table.groups),
+                "colors": dict(zip(task["labels"], LABELS * len(task["labels"]), strict=False)),
+                "figures": [e for e in shown if e["figure"].section == "results" and e["figure"].task == key],
+            }
+        )
     return environment.get_template("report.html.jinja").render(
         run=run,
         headline=headline(run),
         tasks=tasks,
-        inside=[entry for entry in shown if entry["figure"].section == "inside"],
-        training=[entry for entry in shown if entry["figure"].section == "training"],
+        inside=[e for e in shown if e["figure"].section == "inside"],
+        training=[e for e in shown if e["figure"].section == "training"],
         training_facts=training_facts(run),
         audit_facts=facts(run.audit),
         stages=stage_rows(run),
@@ -106,7 +107,7 @@ def headline(run: RunFiles) -> str:
     """Return what the run is, without a claim: `demo, tuned on Chinese and German questions`."""
     model = run.model or run.name
     if not run.is_tuned:
-        return f"{model}, as it is"
+        return f"{model}, not tuned"
     seen = run.scores.get("seen") or run.history.get("seen") or []
     return f"{model}, tuned on {listing(seen)} questions" if seen else f"{model}, before and after tuning"
 
@@ -130,14 +131,14 @@ def key_numbers(task: Mapping[str, Any], groups: Mapping[str, list[Row]]) -> lis
         calibrated = percent(means["base"]["accuracy_calibrated"])
         numbers.append(KeyNumber("Calibrated", calibrated, "%", "after batch calibration, mean over languages"))
     if entries := [entry["change"] for entry in task["languages"].values() if "change" in entry]:
-        clear = [entry for entry in entries if entry["p_holm"] < _SIGNIFICANT]
+        clear = [entry for entry in entries if entry["p_holm"] is not None and entry["p_holm"] < _SIGNIFICANT]
         up = sum(entry["change"] > 0 for entry in clear)
         detail = f"languages up and down on their own, of {len(entries)}: Holm p < {_SIGNIFICANT}"
         numbers.append(KeyNumber("One by one", f"{up} ↑ {len(clear) - up} ↓", "", detail))
     rows = [row for group in groups.values() for row in group]
     collapsed = [sum(variant in row.collapsed for row in rows) for variant in rows[0].balance] if rows else []
     if any(collapsed):
-        detail = f"languages in which one label has {NEARLY_ALL:.0%} or more of the predictions"
+        detail = f"languages in which one label has {NEARLY_ALL * 100:.0f} % or more of the predictions"
         numbers.append(KeyNumber("Collapse", arrow(*map(str, collapsed)), "", detail))
     return numbers
 

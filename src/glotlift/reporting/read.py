@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
+from scipy.stats import t as student
 
 from glotlift.errors import OutputError
 from glotlift.runs import parquet_metadata
@@ -24,8 +26,6 @@ MEASURES = ("english_mass", "own_mass", "shared_mass", "entropy_bits")
 _EXPLAINED = ("variant", "layer", "pc1", "pc2")
 _PCA = ("variant", "layer", "language", "id", "pc1", "pc2")
 _CORRELATION = ("variant", "layer", "language", "r", "r_partial", "null_low", "null_high")
-_Z = 1.959964
-"""Half-width of a 95 % interval of a mean, in standard errors."""
 
 
 @dataclass(frozen=True)
@@ -142,14 +142,13 @@ def _read_lens(folder: Path) -> dict[str, pd.DataFrame]:
 
 
 def _mean_over_items(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a layer and measure: mean over the items and its 95 % interval."""
+    """Return one row a layer and measure: mean over the items and its 95 % interval (Student's t), within bounds."""
     tidy = frame.melt("layer", list(MEASURES), var_name="measure", value_name="value")
-    out = tidy.groupby(["measure", "layer"])["value"].agg(["mean", "sem"]).reset_index()
-    half = _Z * out["sem"].fillna(0.0)
-    low, high = (out["mean"] - half).clip(lower=0.0), out["mean"] + half
-    return out.drop(columns="sem").assign(
-        low=low, high=high.where(out["measure"] == "entropy_bits", high.clip(upper=1.0))
-    )
+    out = tidy.groupby(["measure", "layer"])["value"].agg(["mean", "sem", "count"]).reset_index()
+    half = (out["sem"] * student.ppf(0.975, out["count"] - 1)).fillna(0.0)
+    most = np.where(out["measure"] == "entropy_bits", np.inf, 1.0)
+    out = out.assign(low=(out["mean"] - half).clip(lower=0.0), high=np.minimum(out["mean"] + half, most))
+    return out.drop(columns=["sem", "count"])
 
 
 def _read_geometry(folder: Path, name: str, columns: tuple[str, ...]) -> dict[str, pd.DataFrame]:

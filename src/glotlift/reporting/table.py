@@ -179,7 +179,7 @@ def _row(code: str, entry: Mapping[str, Any], variants: list[str], labels: list[
         if (warning := _collapse(count, score["n"], labels))
     }
     cells = {
-        "language": Cell(about.name, about.endonym),
+        "language": Cell(about.name, about.endonym if about.endonym != about.name else ""),
         "script": Cell(about.script, about.family),
         "n": Cell(str(scores[0]["n"])),
         "calibrated": Cell(arrow(*(percent(score["accuracy_calibrated"]) for score in scores))),

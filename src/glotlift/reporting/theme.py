@@ -14,7 +14,8 @@ from typing import Any
 
 import altair as alt
 
-from glotlift.runs import write_atomic, write_text
+from glotlift.errors import OutputError, one_of
+from glotlift.runs import write_atomic
 
 BASE, TUNED = "#d9822b", "#1f5fa8"
 """Orange and blue, told apart by every kind of colour vision and by their lightness."""
@@ -43,7 +44,6 @@ FAMILIES = {
 _FONT = "Arial, Helvetica, 'Liberation Sans', sans-serif"
 _TAG = re.compile(r"<[^>]+>")
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}(?:e-?\d+)?")
-_CLIP = re.compile(r"\bclip(\d+)\b")
 _PNG_SCALE = 2.0
 
 
@@ -107,9 +107,7 @@ def to_svg(chart: Any, description: str = "") -> str:
     stream = io.StringIO()
     with alt.data_transformers.enable("default", max_rows=None):
         chart.save(stream, format="svg")
-    ids: dict[str, int] = {}
-    svg = _CLIP.sub(lambda found: f"clip{ids.setdefault(found[1], len(ids))}", stream.getvalue())
-    svg = _TAG.sub(lambda tag: _LONG_NUMBER.sub(_rounded, tag[0]), svg)
+    svg = _TAG.sub(lambda tag: _LONG_NUMBER.sub(_rounded, tag[0]), stream.getvalue())
     label = f' role="img" aria-label="{html.escape(description)}"' if description else ' role="img"'
     return svg.replace("<svg ", f"<svg{label} ", 1)
 
@@ -118,15 +116,10 @@ def _rounded(number: re.Match[str]) -> str:
     return f"{round(float(number[0]), 2) + 0.0:.2f}".rstrip("0").rstrip(".")
 
 
-def inline(svg: str, prefix: str) -> str:
-    """Return an SVG to stand inside a page: no namespace declarations, ids that no other figure has.
-
-    Args:
-        svg: from `to_svg`.
-        prefix: unique in the page.
-    """
+def inline(svg: str) -> str:
+    """Return an SVG of `to_svg` to stand inside a page: no namespace declarations, and a width that the page sets."""
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg, count=2)
-    return _TAG.sub(lambda tag: _CLIP.sub(lambda found: f"{prefix}-clip{found[1]}", tag[0]), svg)
+    return re.sub(r' width="([\d.]+)" height="[\d.]+"', r' style="--width:\1px"', svg, count=1)
 
 
 def save(svg: str, path: Path) -> None:
@@ -135,12 +128,22 @@ def save(svg: str, path: Path) -> None:
     Args:
         svg: from `to_svg`.
         path: the file.
+
+    Raises:
+        OutputError: it has another suffix, or cannot be written.
     """
     import vl_convert
 
-    if path.suffix == ".svg":
-        write_text(path, svg)
-        return
-    convert = {".png": lambda: vl_convert.svg_to_png(svg, scale=_PNG_SCALE), ".pdf": lambda: vl_convert.svg_to_pdf(svg)}
+    convert = {
+        ".svg": lambda: svg.encode(),
+        ".png": lambda: vl_convert.svg_to_png(svg, scale=_PNG_SCALE),
+        ".pdf": lambda: vl_convert.svg_to_pdf(svg),
+    }
+    if path.suffix not in convert:
+        raise OutputError(f"{path}: got the suffix {path.suffix!r}, expected {one_of(convert)}")
     content = convert[path.suffix]()
-    write_atomic(path, lambda file: file.write_bytes(content))
+
+    def fill(file: Path) -> None:
+        file.write_bytes(content)
+
+    write_atomic(path, fill)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from glotlift.reporting.card import base_model, escape_markdown, model_card
+from glotlift.reporting.figures import Figure
+from glotlift.reporting.read import read_run
+
+FIGURE = Figure("accuracy-sentiment", "results", "sentiment", "Accuracy", "", "")
+
+
+def split(card: str) -> tuple[dict, str]:
+    _, head, body = card.split("---\n", 2)
+    return yaml.safe_load(head), body
+
+
+def test_front_matter_is_what_the_hub_reads(make_run):
+    head, _ = split(model_card(read_run(make_run(languages=("en", "no", "zh", "de"))), [FIGURE]))
+    assert head["base_model"] == "google/gemma-3-270m"
+    assert head["library_name"] == "peft" and head["pipeline_tag"] == "text-generation"
+    assert head["language"] == ["en", "zh", "de", "no"]
+    assert {"glotlift", "lora", "question-alignment"} <= set(head["tags"])
+
+
+def test_card_says_what_was_tuned_results_limits_and_versions(make_run):
+    _, body = split(model_card(read_run(make_run()), [FIGURE]))
+    assert "from Chinese and German into English" in body and "- Question pairs: 80\n" in body
+    assert "- LoRA: rank 16, alpha 32, learning rate 0.0002, epochs 1.0\n" in body
+    assert "![Accuracy](figures/accuracy-sentiment.png)\n\n| language | " in body
+    assert "## Limits\n" in body and "Gemma's terms of use apply" in body
+    assert "Versions: python 3.12.1, torch 2.9.0.\n" in body
+    assert "glotlift run recipe.yaml" in body
+
+
+def test_every_table_row_has_the_same_columns(make_run):
+    run = make_run(labels=("a|b", "c"), stages=("scores",))
+    _, body = split(model_card(read_run(run), []))
+    rows = [line for line in body.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 4 + 3
+    assert len({row.replace("\\|", "").count("|") for row in rows}) == 1
+
+
+def test_an_evaluation_is_not_called_an_adapter(make_run):
+    head, body = split(model_card(read_run(make_run(tuned=False)), []))
+    assert "library_name" not in head and "lora" not in head["tags"]
+    assert "nothing was tuned" in body and "peft" not in body
+
+
+def test_an_empty_run_has_a_card(tmp_path: Path):
+    head, body = split(model_card(read_run(tmp_path), []))
+    assert "base_model" not in head and "language" not in head and "## Results" not in body
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [("demo", "google/gemma-3-270m"), ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B"), ("gpt2", "gpt2"), ("/models/x", ""),
+     ("./x", ""), ("x.gguf", ""), ("", ""), ("<b>", "")],
+)  # fmt: skip
+def test_base_model_is_a_hub_id_or_nothing(name, expected):
+    assert base_model(name) == expected
+
+
+def test_a_local_folder_is_no_hub_id(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org" / "model").mkdir(parents=True)
+    assert base_model("org/model") == ""
+
+
+def test_markdown_is_escaped():
+    assert escape_markdown("a|b\n<i>*x*") == r"a\|b \<i\>\*x\*"

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from glotlift.errors import OutputError
+from glotlift.languages import LANGUAGES
+from glotlift.reporting.figures import figures
+from glotlift.reporting.page import duration, facts, key_numbers, render_page, write_report
+from glotlift.reporting.read import read_run
+from glotlift.reporting.table import build_table
+
+HOSTILE = '<script>alert("1")</script>&amp;'
+STAGES = ("data", "train", "merge", "scores", "lens", "geometry")
+
+
+class Reader(HTMLParser):
+    """What a browser makes of a page: tags, attributes and text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def values(self, name: str) -> list[str]:
+        return [value or "" for key, value in self.attributes if key == name]
+
+
+def test_page_opens_offline(written: Path):
+    page = (written / "report.html").read_text(encoding="utf-8")
+    reader = Reader(page)
+    assert "http:" not in page and "https:" not in page and "@import" not in page
+    assert not reader.tags & {"script", "link", "img", "image", "iframe", "object", "embed", "base", "form"}
+    assert not reader.values("src") and not reader.values("xlink:href")
+    assert all(target.startswith("#") for target in reader.values("href"))
+    assert not [name for name, _ in reader.attributes if name.startswith("on")]
+    assert "default-src 'none'" in page
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(written: Path):
+    page = (written / "report.html").read_text(encoding="utf-8")
+    ids = Reader(page).values("id")
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
+    assert {target[1:] for target in Reader(page).values("href")} <= set(ids)
+
+
+def test_page_has_every_section(written: Path):
+    page = (written / "report.html").read_text(encoding="utf-8")
+    reader = Reader(page)
+    assert {"task-1", "task-2", "inside", "training", "reproduce"} <= set(reader.values("id"))
+    assert "On sentiment, this many items are right." in reader.text
+    assert "demo, tuned on Chinese and German questions" in reader.text
+    assert "glotlift run recipe.yaml" in reader.text and "2.9.0" in reader.text and "1 min 02 s" in reader.text
+    assert page.count("<figcaption>") == page.count("<svg") == 9
+    assert '<small lang="zh" dir="ltr">中文</small>' in page
+
+
+def test_figures_are_svg_and_png(written: Path):
+    stems = {path.stem for path in (written / "figures").iterdir()}
+    assert {"accuracy-sentiment", "balance-nli", "lens-sentiment", "pca-sentiment", "pc1-sentiment", "loss"} <= stems
+    for stem in stems:
+        root = ElementTree.parse(written / "figures" / f"{stem}.svg").getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg" and float(root.attrib["width"]) > 100
+        assert root.attrib["aria-label"]
+        content = (written / "figures" / f"{stem}.png").read_bytes()
+        assert content.startswith(b"\x89PNG\r\n\x1a\n") and content.endswith(b"IEND\xaeB`\x82")
+        assert min(struct.unpack(">II", content[16:24])) > 100
+
+
+def test_hostile_strings_are_escaped(make_run):
+    run = make_run(tasks=("a<b>",), labels=(HOSTILE, "</style><b>"), model=HOSTILE, languages=("en", "de"))
+    page = write_report(run).read_text(encoding="utf-8")
+    reader = Reader(page)
+    assert "script" not in reader.tags and "alert" not in "".join(name for name, _ in reader.attributes)
+    assert HOSTILE in reader.text and "a<b>" in reader.text and "</style><b>" in reader.text
+    assert page.count("</style>") == 1
+    for path in (run / "figures").glob("*.svg"):
+        assert not [tag for tag in ElementTree.parse(path).iter() if tag.tag.endswith("script")]
+    assert "<script" not in (run / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("missing", STAGES)
+def test_a_missing_stage_leaves_out_its_section(make_run, missing, monkeypatch):
+    monkeypatch.setattr("glotlift.reporting.figures.to_svg", lambda chart, description: "<svg></svg>")  # for speed
+    run = read_run(make_run(languages=("en", "sw"), stages=[stage for stage in STAGES if stage != missing], n_items=8))
+    page = render_page(run, list(figures(run)))
+    ids = set(Reader(page).values("id"))
+    assert ("task-1" in ids) == (missing != "scores")
+    assert ("lens-sentiment" in ids) == (missing != "lens")
+    assert ("pca-sentiment" in ids) == ("pc1-sentiment" in ids) == (missing != "geometry")
+    assert ("loss" in ids) == (missing != "train")
+    assert ("Audit of the question pairs" in page) == (missing != "data")
+    assert ("largest logit difference" in page) == (missing != "merge")
+
+
+def test_an_empty_run_still_has_a_page(tmp_path: Path):
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "This folder has no recipe" in page and "<figure" not in page
+
+
+def test_a_base_model_alone_claims_no_change(make_run):
+    page = write_report(make_run(tuned=False, languages=("en", "sw"))).read_text(encoding="utf-8")
+    text = Reader(page).text
+    assert "demo, not tuned" in text and "Mean over languages" in text
+    assert "points" not in text.replace("Points: share", "").replace("Each point", "") and "Holm" not in text
+
+
+def test_a_change_whose_interval_holds_zero_is_not_called_one(make_run):
+    run = read_run(make_run(stages=("scores",)))
+    task = run.scores["tasks"]["sentiment"]
+    task["groups"]["all"] |= {"change": 0.03, "low": -0.001, "high": 0.06}
+    task["groups"]["unseen"] |= {"change": 0.03, "low": 0.001, "high": 0.06}
+    task["groups"]["seen"] |= {"change": -0.03, "low": -0.06, "high": -0.001}
+    groups = build_table({"glotlift": run.scores}, "sentiment").groups
+    everywhere, seen, unseen, *_ = key_numbers(task, groups)
+    assert (everywhere.value, everywhere.tone) == ("+3.0", "") and "no clear change" in everywhere.detail
+    assert (seen.value, seen.tone) == ("−3.0", "down") and "no clear change" not in seen.detail
+    assert (unseen.value, unseen.tone) == ("+3.0", "up") and "[+0.1, +6.0]" in unseen.detail
+
+
+def test_twenty_languages_stay_under_three_megabytes(make_run):
+    run = read_run(make_run(languages=list(LANGUAGES), tasks=("sentiment", "nli"), n_items=100, n_layers=27))
+    assert len(render_page(run, list(figures(run))).encode()) < 3_000_000
+
+
+def test_the_same_files_give_the_same_bytes(written: Path, tmp_path: Path):
+    again = tmp_path / "run"
+    shutil.copytree(written, again, ignore=shutil.ignore_patterns("figures", "report.html", "README.md"))
+    write_report(again)
+    for path in (*(again / "figures").iterdir(), again / "report.html", again / "README.md"):
+        assert path.read_bytes() == (written / path.relative_to(again)).read_bytes(), path.name
+
+
+def test_faults_name_the_file(tmp_path: Path):
+    with pytest.raises(OutputError, match="no such folder"):
+        write_report(tmp_path / "none")
+    (tmp_path / "scores.json").write_text('{"glotlift":\n oops}', encoding="utf-8")
+    with pytest.raises(OutputError, match=r"scores\.json, line 2: not valid JSON"):
+        write_report(tmp_path)
+    (tmp_path / "scores.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(OutputError, match="got a list, expected an object"):
+        write_report(tmp_path)
+    (tmp_path / "scores.json").unlink()
+    broken = tmp_path / "lens" / "base" / "sentiment" / "de.parquet"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"PAR1")
+    with pytest.raises(OutputError, match=r"de\.parquet: cannot be read, expected Parquet with layer"):
+        write_report(tmp_path)
+
+
+def test_reporting_imports_no_other_stage_and_no_torch():
+    code = (
+        "import sys, glotlift.reporting.page, glotlift.reporting.table\n"
+        "names = ('torch', 'glotlift.evaluation', 'glotlift.explanation', 'glotlift.training', 'glotlift.models')\n"
+        "print([name for name in sys.modules if name.startswith(names)])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_durations_and_facts():
+    assert [duration(s) for s in (4.21, 61.5, 3725)] == ["4.2 s", "1 min 02 s", "1 h 02 min"]
+    shown = facts({"flags": {}, "pairs": 12345, "by_language": {"zh": 1}, "ids": list(range(40))})
+    assert shown["flags"] == "none" and shown["pairs"] == "12,345" and shown["by language"] == "zh: 1"
+    assert shown["ids"].endswith("11 … (40 in all)")

@@ -1,0 +1,167 @@
+"""A task is rendered exactly; what is wrong with a definition is said all at once."""
+
+import pytest
+
+from glotlift.errors import DataError, LanguageError, TaskError
+from glotlift.schema import validate
+from glotlift.tasks.task import Task
+
+
+def definition(**changes) -> dict:
+    """A small task of two labels in English and German."""
+    content = {
+        "name": "mood",
+        "fields": ["text"],
+        "labels": ["good", "bad"],
+        "answer_sets": {"english": {"good": "fine", "bad": "poor"}},
+        "languages": {
+            "en": {
+                "question": "Text: {text}",
+                "cue": 'Mood: "',
+                "answer_sets": {"own": {"good": "fine", "bad": "poor"}},
+                "demonstrations": [{"label": "bad", "text": "It rains."}, {"label": "good", "text": "Sun!"}],
+            },
+            "de": {
+                "question": "Text: {text}",
+                "cue": "Stimmung:",
+                "answer_sets": {"own": {"good": "gut", "bad": "schlecht"}},
+                "demonstrations": [{"label": "good", "text": "Sonne!"}],
+            },
+        },
+    }
+    return {**content, **changes}
+
+
+def build(content: dict) -> Task:
+    return validate(Task, content, "task.yaml", TaskError)
+
+
+def faults(content: dict) -> str:
+    with pytest.raises(TaskError) as caught:
+        build(content)
+    return str(caught.value)
+
+
+def test_a_prompt_is_demonstrations_question_and_cue():
+    task = build(definition())
+    assert task.prompt("en", "own", {"text": "Snow {x}"}) == (
+        'Text: It rains.\nMood: "poor"\n\nText: Sun!\nMood: "fine"\n\nText: Snow {x}\nMood: "'
+    )
+    assert task.prompt("en", "own", {"text": "Snow"}, num_fewshot=1) == (
+        'Text: It rains.\nMood: "poor"\n\nText: Snow\nMood: "'
+    )
+    assert task.prompt("en", "own", {"text": "Snow"}, num_fewshot=0) == 'Text: Snow\nMood: "'
+
+
+def test_an_answer_is_closed_by_a_quote_only_where_the_cue_opened_one():
+    assert build(definition()).preamble("de", "own") == "Text: Sonne!\nStimmung:gut\n\n"
+
+
+def test_demonstrations_are_answered_in_the_chosen_words():
+    assert build(definition()).preamble("de", "english") == "Text: Sonne!\nStimmung:fine\n\n"
+
+
+def test_answers_come_in_label_order():
+    content = definition(answer_sets={"english": {"bad": "poor", "good": "fine"}})
+    assert list(build(content).answers("de", "english")) == ["good", "bad"]
+
+
+def test_a_language_may_have_a_set_of_its_own_under_a_shared_name():
+    content = definition()
+    content["languages"]["de"]["answer_sets"]["english"] = {"good": "OK", "bad": "KO"}
+    task = build(content)
+    assert task.answers("de", "english") == {"good": "OK", "bad": "KO"}
+    assert task.answers("en", "english") == {"good": "fine", "bad": "poor"}
+
+
+def test_what_is_not_there_is_named_with_what_is():
+    task = build(definition())
+    with pytest.raises(LanguageError, match="task 'mood' has no prompts in 'sw'; it has: en de"):
+        task.prompt("sw", "own", {"text": ""})
+    with pytest.raises(TaskError, match="task 'mood', de: no answer set 'ox'; expected english or own"):
+        task.answers("de", "ox")
+    with pytest.raises(TaskError, match="task 'mood', de: got num_fewshot 2, expected at most 1"):
+        task.prompt("de", "own", {"text": ""}, num_fewshot=2)
+
+
+def test_gold_may_be_an_id_or_a_word_of_any_set():
+    task = build(definition())
+    assert [task.label_of("de", word) for word in ("bad", "schlecht", "poor")] == ["bad"] * 3
+    with pytest.raises(DataError, match="unknown label 'gut'; expected one of: good, bad, fine, poor$"):
+        task.label_of("en", "gut")  # a word of another language
+
+
+def test_a_gold_word_that_stands_for_two_labels_is_refused():
+    """A set with the words turned round is a fair control, but its words are no gold labels."""
+    content = definition()
+    content["languages"]["de"]["answer_sets"]["turned"] = {"good": "schlecht", "bad": "gut"}
+    task = build(content)
+    with pytest.raises(DataError, match="label 'gut' stands for bad and good in different answer sets, expected ids"):
+        task.label_of("de", "gut")
+    assert task.label_of("de", "good") == "good"
+
+
+def test_two_labels_with_the_same_word():
+    content = definition(answer_sets={"flat": {"good": "so", "bad": "so"}})
+    assert "answer_sets.flat: 'good' and 'bad' have the same word 'so', expected two words" in faults(content)
+
+
+FAULTS = {
+    "labels": ({"labels": ["good", "good"]}, "labels: got ['good', 'good'], expected distinct ids"),
+    "one label": ({"labels": ["good"]}, "`labels`: got ['good'], expected at least 2 items"),
+    "missing word": (
+        {"answer_sets": {"x": {"good": "a"}}},
+        "answer_sets.x: got words for ['good'], expected ['bad', 'goo",
+    ),
+    "empty word": ({"answer_sets": {"x": {"good": "a", "bad": " "}}}, "answer_sets.x: the word of 'bad' is empty"),
+    "boolean": ({"labels": ["good", False]}, "`labels.1`: got the YAML boolean False; put the word in quotes"),
+    "name": ({"name": "my task"}, "`name`: got 'my task', expected text that matches"),
+    "no languages": ({"languages": {}}, "`languages`: got {}, expected at least 1 item"),
+    "unknown key": ({"lables": []}, "unknown key `lables` (did you mean 'labels'?)"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_definition_at_fault(fault):
+    changes, message = FAULTS[fault]
+    assert message in faults(definition(**changes))
+
+
+PACK_FAULTS = {
+    "field": ({"question": "Text: {txt}"}, "languages.de.question: got the fields ['txt'], expected ['text']"),
+    "brace": (
+        {"question": "Text: {text} {"},
+        "languages.de.question: Single '{' encountered in format string; write {{",
+    ),
+    "no cue": ({"cue": ""}, "`languages.de.cue`: got '', expected at least 1 character"),
+    "key": ({"ceu": "x"}, "unknown key `languages.de.ceu` (did you mean 'cue'?)"),
+    "label": (
+        {"demonstrations": [{"label": "meh", "text": "x"}]},
+        "languages.de.demonstrations[1]: got label 'meh', expected good or bad",
+    ),
+    "demonstration": (
+        {"demonstrations": [{"label": "bad", "txt": "x"}]},
+        "languages.de.demonstrations[1]: got the fields ['txt'], expected ['text']",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", PACK_FAULTS)
+def test_a_language_at_fault(fault):
+    changes, message = PACK_FAULTS[fault]
+    content = definition()
+    content["languages"]["de"] |= changes
+    assert message in faults(content)
+
+
+def test_all_faults_come_together():
+    content = definition(labels=["good", "bad", "bad"], extra=1)
+    content["languages"]["de"]["cue"] = ""
+    text = faults(content)
+    assert text.startswith("task.yaml: 2 faults:")
+    assert "`languages.de.cue`" in text
+    assert "`extra`" in text
+    content = definition(answer_sets={"a": {"good": "x", "bad": "x"}, "b": {"good": ""}})
+    content["languages"]["en"]["question"] = "no field"
+    text = faults(content)
+    assert all(part in text for part in ("answer_sets.a", "answer_sets.b", "languages.en.question"))

@@ -1,0 +1,115 @@
+"""The whole pipeline on a tiny model: every stage, skipping, and going on after a kill at any moment."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from glotlift.pipeline import run
+from glotlift.recipe import load_recipe
+
+STAGES = ("data", "train", "merge", "eval", "explain")
+
+
+@pytest.fixture
+def recipe(tiny_folder, tmp_path):
+    """A recipe that runs every stage in seconds: 16 pairs, 2 x 3 languages of 6 items."""
+    content = {
+        "name": "tiny",
+        "model": str(tiny_folder),
+        "data": {"task": "sentiment", "languages": ["zh", "de"], "limit": 8, "validation_fraction": 0.25},
+        "train": {
+            "rank": 2,
+            "batch_size": 4,
+            "micro_batch_size": 2,
+            "epochs": 3,
+            "save_steps": 1,
+            "learning_rate": 0.01,
+        },
+        "eval": {"tasks": [{"task": "sentiment", "limit": 6}], "languages": ["en", "de", "sw"], "token_budget": 256},
+        "explain": {"languages": ["en", "de"], "limit": 6},
+    }
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def _files(folder):
+    """Return what a run must reproduce byte for byte."""
+    kept = [*folder.glob("predictions/**/*.parquet"), *folder.glob("lens/**/*.parquet")]
+    kept += [folder / "adapter" / "adapter_model.safetensors", folder / "data" / "pairs.jsonl"]
+    kept += [folder / "merged" / "model.safetensors", folder / "scores.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
+
+
+def test_every_stage_leaves_its_files(recipe, tmp_path):
+    folder = run(recipe, tmp_path / "run")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert [manifest["stages"][stage]["status"] for stage in STAGES] == ["done"] * 5
+    assert load_recipe(folder / "recipe.yaml") == load_recipe(recipe)
+    for name in ("report.html", "README.md", "scores.json", "adapter/history.json", "merge.json", "data/audit.json"):
+        assert (folder / name).stat().st_size > 0
+    assert len(list(folder.glob("predictions/*/sentiment/*.parquet"))) == 6
+    assert len(list(folder.glob("lens/*/sentiment/*.parquet"))) == 4
+    assert not (folder / "checkpoints").exists()
+    assert not [path for path in folder.rglob(".*") if path.is_file()]
+    scores = json.loads((folder / "scores.json").read_text())["glotlift"]
+    assert scores["seen"] == ["zh", "de"]
+    assert scores["tasks"]["sentiment"]["languages"]["sw"]["change"]["n"] == 6
+
+
+def test_a_finished_run_does_nothing_again(recipe, tmp_path):
+    folder = run(recipe, tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("[aplm]*/**/*") if path.is_file()}
+    manifest = (folder / "manifest.json").read_bytes()
+    run(recipe, tmp_path / "run")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert (folder / "manifest.json").read_bytes() == manifest
+
+
+def test_a_changed_recipe_does_again_only_what_depends_on_it(recipe, tmp_path):
+    folder = run(recipe, tmp_path / "run")
+    adapter = (folder / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
+    german = folder / "predictions" / "tuned" / "sentiment" / "de.parquet"
+    before = german.stat().st_mtime_ns
+    content = yaml.safe_load(recipe.read_text())
+    content["eval"]["languages"].append("fr")
+    recipe.write_text(yaml.safe_dump(content))
+    run(recipe, tmp_path / "run")
+    assert (folder / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == adapter
+    assert german.stat().st_mtime_ns == before
+    assert (folder / "predictions" / "tuned" / "sentiment" / "fr.parquet").is_file()
+
+
+# When to kill: as soon as this is there.
+MOMENTS = {
+    "in training": "checkpoints/*/checkpoint-3/trainer_state.json",
+    "in merging": ".merged.*",
+    "in evaluation": "predictions/base/sentiment/de.parquet",
+    "in explanation": "lens/base/sentiment/en.parquet",
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_and_started_again_gives_the_same_bytes(recipe, tmp_path, moment):
+    whole = run(recipe, tmp_path / "whole")
+    target = tmp_path / "killed"
+    command = [sys.executable, "-c", f"from glotlift.pipeline import run; run({str(recipe)!r}, {str(target)!r})"]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(target.glob(MOMENTS[moment])):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
+    assert not (target / "report.html").exists()
+    run(recipe, target)
+    got, expected = _files(target), _files(whole)
+    assert sorted(got) == sorted(expected)
+    differing = [name for name in got if got[name] != expected[name] and name != "scores.json"]
+    assert not differing
+    a, b = (json.loads(files["scores.json"]) for files in (got, expected))
+    assert a["glotlift"]["tasks"] == b["glotlift"]["tasks"]

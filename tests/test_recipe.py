@@ -1,0 +1,177 @@
+"""A recipe: defaults, round trip, and every fault of a file at once, each with its place."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from glotlift.cli import DEMO_RECIPE
+from glotlift.errors import RecipeError
+from glotlift.languages import LANGUAGES
+from glotlift.recipe import Recipe, dump_recipe, load_recipe
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+SMALLEST = {
+    "name": "small",
+    "data": {"task": "sentiment", "languages": ["zh", "de"]},
+    "eval": {"tasks": [{"task": "sentiment"}]},
+}
+
+
+def write(path: Path, content: dict | str) -> Path:
+    path = path / "recipe.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def faults(path: Path, content: dict | str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(path, content))
+    return str(caught.value)
+
+
+def test_defaults(tmp_path):
+    recipe = load_recipe(write(tmp_path, SMALLEST))
+    assert (recipe.model, recipe.dtype, recipe.device, recipe.seed) == ("demo", "auto", "auto", 0)
+    assert (recipe.data.source, recipe.data.target, recipe.data.validation_fraction) == ("sample", "en", 0.05)
+    assert (recipe.train.rank, recipe.train.alpha, recipe.train.learning_rate) == (16, 32, 2e-4)
+    assert recipe.eval.languages == tuple(LANGUAGES)
+    assert recipe.eval.scoring == "sequence"
+    assert recipe.eval.tasks[0].answers == "own"
+    assert recipe.eval.tasks[0].key == "sentiment"
+
+
+def test_a_dumped_recipe_loads_to_the_same(tmp_path):
+    content = {
+        **SMALLEST,
+        "train": {"target_modules": ["q_proj", "v_proj"], "rank": 8, "learning_rate": 5.0e-5},
+        "eval": {
+            "tasks": [
+                {"task": "sentiment", "answers": "english", "limit": 7},
+                {"task": "sentiment", "name": "own-words", "columns": {"text": "input"}, "languages": ["no", "sw"]},
+            ],
+            "languages": "all",
+            "scoring": "prefix-mass",
+        },
+        "explain": {"task": "own-words", "languages": ["no"]},
+        "seed": 7,
+    }
+    recipe = load_recipe(write(tmp_path, content))
+    text = dump_recipe(recipe)
+    assert load_recipe(write(tmp_path, text)) == recipe
+    assert dump_recipe(load_recipe(write(tmp_path, text))) == text
+    assert yaml.safe_load(text)["train"]["warmup_fraction"] == 0.1  # every setting is written out
+    assert yaml.safe_load(text)["explain"]["languages"] == ["no"]  # Norwegian, not false
+
+
+@pytest.mark.parametrize("path", [*RECIPES.glob("*.yaml"), DEMO_RECIPE], ids=lambda path: path.stem)
+def test_the_recipes_that_come_with_the_project_load(path):
+    assert load_recipe(path).name
+
+
+def test_a_recipe_cannot_be_changed(tmp_path):
+    with pytest.raises(ValidationError, match="frozen"):
+        load_recipe(write(tmp_path, SMALLEST)).seed = 3
+
+
+def test_languages_may_be_written_as_people_write_them(tmp_path):
+    data = {**SMALLEST["data"], "languages": "German, zho_Hans sw", "target": "English"}
+    recipe = load_recipe(write(tmp_path, {**SMALLEST, "data": data}))
+    assert recipe.data.languages == ("de", "zh", "sw")
+    assert recipe.data.target == "en"
+
+
+def test_three_unknown_keys_are_all_named_with_the_nearest_valid_one(tmp_path):
+    content = {
+        **SMALLEST,
+        "sed": 3,
+        "train": {"lerning_rate": 1e-3},
+        "eval": {"tasks": [{"task": "sentiment", "limt": 3}]},
+    }
+    text = faults(tmp_path, content)
+    assert text.startswith(f"{tmp_path / 'recipe.yaml'}: 3 faults:")
+    assert "unknown key `sed` (did you mean 'seed'?)" in text
+    assert "unknown key `train.lerning_rate` (did you mean 'learning_rate'?)" in text
+    assert "unknown key `eval.tasks.0.limt` (did you mean 'limit'?); expected one of: task, name, source" in text
+    assert text.count("\n") == 3  # nothing else is said, such as that the list of tasks is then too short
+
+
+VALUES = {
+    "seed: -1": "`seed`: got -1, expected greater than or equal to 0",
+    "seed: x": "`seed`: got 'x', expected a valid integer",
+    "model: 3": "`model`: got 3, expected text",
+    "dtype: int8": "`dtype`: got 'int8', expected 'auto', 'float32', 'bfloat16' or 'float16'",
+    "name: a b": "`name`: got 'a b', expected text that matches",
+    "train: 3": "`train`: got 3, expected a mapping",
+    "train: {rank: 0}": "`train.rank`: got 0, expected greater than or equal to 1",
+    "train: {learning_rate: .inf}": "`train.learning_rate`: got inf, expected a finite number",
+    "train: {batch_size: 6}": "`train`: got batch_size 6 and micro_batch_size 4, expected the second to divide",
+    "explain: {task: nli}": "explain.task: got 'nli', expected a test set of eval: sentiment",
+    "explain: {languages: [de, xx]}": "`explain.languages`: unknown language 'xx'; expected codes from: en zh",
+    "explain: {languages: no}": '`explain.languages`: got a YAML boolean; write "no" in quotes for Norwegian',
+    "explain: {languages: [de, no]}": '`explain.languages`: got a YAML boolean; write "no" in quotes for Norwegian',
+    "explain: {languages: []}": "`explain.languages`: no language was given; expected codes such as",
+    "explain: {languages: 3}": "`explain.languages`: got 3, expected a list",
+}
+
+
+@pytest.mark.parametrize("line", VALUES)
+def test_a_wrong_value_says_what_was_got_and_expected(tmp_path, line):
+    text = yaml.safe_dump(SMALLEST, sort_keys=False)
+    if line.startswith("name"):
+        text = text.replace("name: small\n", "")
+    message = faults(tmp_path, f"{text}{line}\n")
+    assert VALUES[line] in message
+    assert "\n" not in message  # one fault, one sentence
+
+
+def test_other_faults_of_the_languages(tmp_path):
+    data = {**SMALLEST["data"], "languages": ["zh", "xx", "Germn"], "target": "yy"}
+    text = faults(tmp_path, {**SMALLEST, "data": data})
+    assert "`data.languages`: unknown language 'xx'; unknown language 'Germn' (did you mean 'german'?)" in text
+    assert "`data.target`: unknown language 'yy'" in text
+
+
+def test_test_sets_need_distinct_names(tmp_path):
+    tasks = [{"task": "sentiment"}, {"task": "sentiment", "answers": "english"}]
+    text = faults(tmp_path, {**SMALLEST, "eval": {"tasks": tasks}})
+    assert "tasks: got the names sentiment, sentiment, expected distinct ones; give one a `name`" in text
+    assert "`eval.tasks`: got [], expected at least 1 item" in faults(tmp_path, {**SMALLEST, "eval": {"tasks": []}})
+
+
+def test_missing_keys_are_all_named(tmp_path):
+    text = faults(tmp_path, {"name": "x", "data": {}})
+    assert all(f"missing key `{key}`" in text for key in ("data.task", "data.languages", "eval"))
+
+
+FILES = {
+    "name: [a\nb: c": r"recipe.yaml, line 2, column 2: not valid YAML: expected ',' or ']', but got ':'",
+    "name: x\n\tdata: y": "recipe.yaml, line 2, column 1: not valid YAML: found character '\\t'",
+    "name: 2020-13-45": "recipe.yaml: not valid YAML: month must be in 1..12",
+    "name: \x01": "recipe.yaml: not valid YAML: unacceptable character #x0001",
+    "": "recipe.yaml: got an empty file, expected a mapping with the keys name, model",
+    "- a": "recipe.yaml: got a list, expected a mapping with the keys name, model",
+}
+
+
+@pytest.mark.parametrize("content", FILES)
+def test_a_file_that_is_no_recipe(tmp_path, content):
+    text = faults(tmp_path, content)
+    assert FILES[content] in text
+    assert "\n" not in text
+
+
+def test_a_missing_file_a_folder_and_other_encodings(tmp_path):
+    with pytest.raises(RecipeError, match=r"gone\.yaml: no such file, expected a YAML file"):
+        load_recipe(tmp_path / "gone.yaml")
+    with pytest.raises(RecipeError, match="cannot be read as UTF-8 text"):
+        load_recipe(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
+    with pytest.raises(RecipeError, match=r"latin\.yaml: cannot be read as UTF-8 text"):
+        load_recipe(tmp_path / "latin.yaml")
+
+
+def test_settings_made_in_code_are_checked_too():
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        Recipe.model_validate({**SMALLEST, "explain": {"limit": 0}})

@@ -1,0 +1,203 @@
+"""The run folder: whole files or none, and a manifest that knows what is done."""
+
+import errno
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from glotlift.errors import DataError, OutputError
+from glotlift.runs import (
+    RunFolder,
+    parquet_metadata,
+    read_parquet,
+    versions,
+    write_atomic,
+    write_json,
+    write_parquet,
+    write_text,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_text_is_written_with_unix_line_ends_and_readable_by_all(tmp_path):
+    write_text(tmp_path / "deep" / "a.txt", "één\nтри\n")
+    path = tmp_path / "deep" / "a.txt"
+    assert path.read_bytes() == "één\nтри\n".encode()
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("fault", [ValueError("boom"), KeyboardInterrupt(), MemoryError()])
+def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, fault):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def fail(file: Path) -> None:
+        file.write_text("half of the n")
+        raise fault
+
+    with pytest.raises(type(fault)):
+        write_atomic(path, fail)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def full_disk(*args, **options):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("call", [(tempfile, "mkstemp"), (Path, "open"), (Path, "replace"), (Path, "mkdir")])
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch, call):
+    with monkeypatch.context() as patch, pytest.raises(OutputError) as caught:
+        patch.setattr(*call, full_disk)
+        write_text(tmp_path / "a.txt", "x" * 100)
+    assert str(caught.value) == f"{tmp_path / 'a.txt'}: cannot be written (No space left on device)"
+    assert names(tmp_path) == []
+
+
+def test_a_writer_that_is_killed_leaves_no_final_file(tmp_path):
+    script = textwrap.dedent("""
+        import sys, time
+        from pathlib import Path
+        from glotlift.runs import write_atomic
+
+        def slow(file):
+            file.write_text("half")
+            print("writing", flush=True)
+            time.sleep(60)
+
+        write_atomic(Path(sys.argv[1]), slow)
+    """)
+    command = [sys.executable, "-c", script, str(tmp_path / "a.json")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "a.json").exists()
+    write_json(tmp_path / "a.json", {"whole": True})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"whole": True}
+
+
+def test_json_with_a_number_that_json_does_not_know_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="Out of range float values"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert names(tmp_path) == []
+
+
+# --- Parquet
+
+
+def test_a_frame_comes_back_with_its_metadata(tmp_path):
+    frame = pd.DataFrame({"id": ["a", "b"], "score": [0.1, -2.5]})
+    write_parquet(tmp_path / "a.parquet", frame, {"labels": ["gut", "schlecht"], "fingerprint": "f"})
+    back, metadata = read_parquet(tmp_path / "a.parquet")
+    pd.testing.assert_frame_equal(back, frame)
+    assert metadata == {"labels": ["gut", "schlecht"], "fingerprint": "f"}
+    assert parquet_metadata(tmp_path / "a.parquet") == metadata
+
+
+def test_the_same_frame_gives_the_same_bytes(tmp_path):
+    frame = pd.DataFrame({"id": ["a", "b"], "score": [0.1, -2.5]})
+    for name in ("a", "b"):
+        write_parquet(tmp_path / name, frame, {"x": 1})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_damaged_or_missing_file(tmp_path):
+    path = tmp_path / "a.parquet"
+    assert parquet_metadata(path) == {}
+    with pytest.raises(DataError, match=r"a\.parquet: cannot be read as Parquet"):
+        read_parquet(path)
+    path.write_bytes(b"PAR1 and no more")
+    assert parquet_metadata(path) == {}  # so it is computed again
+    with pytest.raises(DataError, match=r"a\.parquet: cannot be read as Parquet"):
+        read_parquet(path)
+
+
+# --- stages
+
+
+def test_a_stage_is_done_only_for_its_fingerprint(tmp_path):
+    folder = RunFolder(tmp_path / "runs" / "x")
+    assert not folder.is_done("train", "f")
+    with folder.stage("train", "f") as notes:
+        assert not folder.is_done("train", "f")
+        assert folder.manifest()["stages"]["train"]["status"] == "running"
+        notes["pairs"] = 7
+    again = RunFolder(tmp_path / "runs" / "x")
+    assert again.is_done("train", "f")
+    assert not again.is_done("train", "g")
+    assert not again.is_done("merge", "f")
+    entry = again.manifest()["stages"]["train"]
+    assert entry["pairs"] == 7
+    assert entry["seconds"] >= 0
+    assert entry["versions"] == versions()
+    assert {"python", "numpy", "torch"} <= set(entry["versions"])
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("boom"), KeyboardInterrupt()])
+def test_a_stage_that_fails_is_not_done_and_others_stay_done(tmp_path, fault):
+    folder = RunFolder(tmp_path)
+    with folder.stage("data", "f"):
+        pass
+    with pytest.raises(type(fault)), folder.stage("train", "g"):
+        raise fault
+    assert folder.is_done("data", "f")
+    assert not folder.is_done("train", "g")
+    assert folder.manifest()["stages"]["train"]["status"] == "failed"
+
+
+def test_a_stage_that_is_killed_is_not_done(tmp_path):
+    script = textwrap.dedent("""
+        import sys, time
+        from pathlib import Path
+        from glotlift.runs import RunFolder
+
+        with RunFolder(Path(sys.argv[1])).stage("train", "f"):
+            print("running", flush=True)
+            time.sleep(60)
+    """)
+    begin = time.monotonic()
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGKILL)
+    assert time.monotonic() - begin < 30
+    assert not RunFolder(tmp_path).is_done("train", "f")
+
+
+def test_a_stage_done_anew_replaces_the_old_entry(tmp_path):
+    folder = RunFolder(tmp_path)
+    for fingerprint in ("f", "g"):
+        with folder.stage("train", fingerprint):
+            pass
+    assert folder.is_done("train", "g")
+    assert not folder.is_done("train", "f")
+
+
+def test_a_damaged_manifest_is_named_with_its_line(tmp_path):
+    path = tmp_path / "manifest.json"
+    path.write_text('{"stages":\n}')
+    with pytest.raises(OutputError, match=r"manifest\.json, line 2: not valid JSON; delete it to start anew"):
+        RunFolder(tmp_path).is_done("train", "f")
+    for content in ("[]", "{}", '{"stages": 3}'):
+        path.write_text(content)
+        with pytest.raises(OutputError, match=r"manifest\.json: got no `stages`, expected"):
+            RunFolder(tmp_path).is_done("train", "f")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"file/run: cannot be made \(Not a directory\), expected a folder"):
+        RunFolder(tmp_path / "file" / "run")
