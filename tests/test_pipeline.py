@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -16,8 +18,8 @@ from glotlift.recipe import load_recipe
 STAGES = ("data", "train", "merge", "eval", "explain")
 
 
-@pytest.fixture
-def recipe(tiny_folder, tmp_path):
+@pytest.fixture(scope="module")
+def recipe(tiny_folder, tmp_path_factory):
     """A recipe that runs every stage in seconds: 16 pairs, 2 x 3 languages of 6 items."""
     content = {
         "name": "tiny",
@@ -34,9 +36,22 @@ def recipe(tiny_folder, tmp_path):
         "eval": {"tasks": [{"task": "sentiment", "limit": 6}], "languages": ["en", "de", "sw"], "token_budget": 256},
         "explain": {"languages": ["en", "de"], "limit": 6},
     }
-    path = tmp_path / "tiny.yaml"
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def whole(recipe, tmp_path_factory):
+    """An uninterrupted run, report included."""
+    return run(recipe, tmp_path_factory.mktemp("runs") / "whole")
+
+
+@pytest.fixture
+def again(whole, tmp_path, monkeypatch):
+    """A copy of the run; what runs from here on writes no report, which takes longer than all else."""
+    monkeypatch.setattr("glotlift.pipeline.report", lambda folder: folder)
+    return Path(shutil.copytree(whole, tmp_path / "again"))
 
 
 def _files(folder):
@@ -47,8 +62,8 @@ def _files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
 
 
-def test_every_stage_leaves_its_files(recipe, tmp_path):
-    folder = run(recipe, tmp_path / "run")
+def test_every_stage_leaves_its_files(recipe, whole):
+    folder = whole
     manifest = json.loads((folder / "manifest.json").read_text())
     assert [manifest["stages"][stage]["status"] for stage in STAGES] == ["done"] * 5
     assert load_recipe(folder / "recipe.yaml") == load_recipe(recipe)
@@ -63,24 +78,25 @@ def test_every_stage_leaves_its_files(recipe, tmp_path):
     assert scores["tasks"]["sentiment"]["languages"]["sw"]["change"]["n"] == 6
 
 
-def test_a_finished_run_does_nothing_again(recipe, tmp_path):
-    folder = run(recipe, tmp_path / "run")
+def test_a_finished_run_does_nothing_again(recipe, again):
+    folder = again
     before = {path: path.stat().st_mtime_ns for path in folder.glob("[aplm]*/**/*") if path.is_file()}
     manifest = (folder / "manifest.json").read_bytes()
-    run(recipe, tmp_path / "run")
+    run(recipe, folder)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (folder / "manifest.json").read_bytes() == manifest
 
 
-def test_a_changed_recipe_does_again_only_what_depends_on_it(recipe, tmp_path):
-    folder = run(recipe, tmp_path / "run")
+def test_a_changed_recipe_does_again_only_what_depends_on_it(recipe, again, tmp_path):
+    folder = again
     adapter = (folder / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
     german = folder / "predictions" / "tuned" / "sentiment" / "de.parquet"
     before = german.stat().st_mtime_ns
     content = yaml.safe_load(recipe.read_text())
     content["eval"]["languages"].append("fr")
-    recipe.write_text(yaml.safe_dump(content))
-    run(recipe, tmp_path / "run")
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(yaml.safe_dump(content))
+    run(changed, folder)
     assert (folder / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == adapter
     assert german.stat().st_mtime_ns == before
     assert (folder / "predictions" / "tuned" / "sentiment" / "fr.parquet").is_file()
@@ -96,8 +112,8 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_and_started_again_gives_the_same_bytes(recipe, tmp_path, moment):
-    whole = run(recipe, tmp_path / "whole")
+def test_killed_and_started_again_gives_the_same_bytes(recipe, whole, tmp_path, monkeypatch, moment):
+    monkeypatch.setattr("glotlift.pipeline.report", lambda folder: folder)
     target = tmp_path / "killed"
     command = [sys.executable, "-c", f"from glotlift.pipeline import run; run({str(recipe)!r}, {str(target)!r})"]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)

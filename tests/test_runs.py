@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from safetensors import SafetensorError
 
 from glotlift.errors import DataError, OutputError
 from glotlift.runs import (
@@ -20,6 +21,7 @@ from glotlift.runs import (
     read_parquet,
     versions,
     write_atomic,
+    write_folder,
     write_json,
     write_parquet,
     write_text,
@@ -87,6 +89,67 @@ def test_a_writer_that_is_killed_leaves_no_final_file(tmp_path):
     assert not (tmp_path / "a.json").exists()
     write_json(tmp_path / "a.json", {"whole": True})
     assert json.loads((tmp_path / "a.json").read_text()) == {"whole": True}
+
+
+LIBRARY_FAULTS = {
+    "safetensors": (SafetensorError, "Error while serializing: I/O error: No space left on device (os error 28)"),
+    "torch.save": (RuntimeError, "[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598\nframe #0: x"),
+}
+
+
+@pytest.mark.parametrize("library", LIBRARY_FAULTS)
+def test_a_full_disk_is_named_whatever_a_library_calls_it(tmp_path, library):
+    kind, text = LIBRARY_FAULTS[library]
+
+    def fail(file: Path) -> None:
+        raise kind(text)
+
+    for write in (write_atomic, write_folder):
+        with pytest.raises(OutputError) as caught:
+            write(tmp_path / "a", fail)
+        assert str(caught.value) == f"{tmp_path / 'a'}: cannot be written ({text.splitlines()[0]})"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_errors_of_libraries_stay_what_they_are(tmp_path):
+    def fail(file: Path) -> None:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        write_folder(tmp_path / "a", fail)
+
+
+def fill(folder: Path) -> None:
+    (folder / "deep").mkdir()
+    (folder / "deep" / "new.txt").write_text("new")
+    (folder / "deep" / "new.txt").chmod(0o600)
+
+
+def test_a_folder_is_replaced_whole_and_readable_by_all(tmp_path):
+    path = tmp_path / "up" / "adapter"
+    path.mkdir(parents=True)
+    (path / "old.txt").write_text("old")
+    write_folder(path, fill)
+    assert names(tmp_path) == ["new.txt"]
+    assert (path / "deep" / "new.txt").stat().st_mode & 0o777 == 0o644
+    assert path.stat().st_mode & 0o777 == (path / "deep").stat().st_mode & 0o777 == 0o755
+    assert [entry.name for entry in path.parent.iterdir()] == ["adapter"]
+
+
+@pytest.mark.parametrize("fault", [ValueError("boom"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")])
+def test_a_folder_that_cannot_be_filled_leaves_the_old_one(tmp_path, fault):
+    path = tmp_path / "adapter"
+    path.mkdir()
+    (path / "old.txt").write_text("old")
+
+    def fail(folder: Path) -> None:
+        fill(folder)
+        raise fault
+
+    with pytest.raises(OutputError if isinstance(fault, OSError) else type(fault)):
+        write_folder(path, fail)
+    assert names(tmp_path) == ["old.txt"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["adapter"]
 
 
 def test_json_with_a_number_that_json_does_not_know_is_refused(tmp_path):

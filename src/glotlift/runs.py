@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,8 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from glotlift.errors import DataError, OutputError
 
@@ -108,6 +111,23 @@ def versions() -> dict[str, str]:
     return found
 
 
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Turn what is raised while `path` is written, by Python or by a library, into an error that names it.
+
+    Raises:
+        OutputError: the folder cannot be written, or the disk is full.
+    """
+    try:
+        yield
+    except OSError as fault:
+        raise OutputError(f"{path}: cannot be written ({fault.strerror or fault})") from None
+    except (SafetensorError, RuntimeError) as fault:  # safetensors and torch.save have no OSError for a full disk
+        if not any(sign in str(fault) for sign in ("I/O error", "inline_container", "PytorchStreamWriter")):
+            raise
+        raise OutputError(f"{path}: cannot be written ({str(fault).splitlines()[0]})") from None
+
+
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a file beside `path`, then give it the name.
 
@@ -116,18 +136,39 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """
     scratch = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        scratch = Path(name)
-        write(scratch)
-        scratch.chmod(0o644)
-        scratch.replace(path)
-    except OSError as fault:
-        raise OutputError(f"{path}: cannot be written ({fault.strerror or fault})") from None
+        with saving(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            os.close(handle)
+            scratch = Path(name)
+            write(scratch)
+            scratch.chmod(0o644)
+            scratch.replace(path)
     finally:
         if scratch is not None:
             scratch.unlink(missing_ok=True)
+
+
+def write_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a folder beside `path`, then give it the name, in place of what had it before.
+
+    Raises:
+        OutputError: the folder cannot be written, or the disk is full.
+    """
+    scratch = None
+    try:
+        with saving(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            write(scratch)
+            for inside in (scratch, *scratch.rglob("*")):  # safetensors lets the owner only read what it writes
+                inside.chmod(0o755 if inside.is_dir() else 0o644)
+            if path.exists():
+                shutil.rmtree(path)
+            scratch.rename(path)
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -70,4 +70,4 @@ def test_a_local_folder_is_no_hub_id(tmp_path: Path, monkeypatch):
 
 
 def test_markdown_is_escaped():
-    assert escape_markdown("a|b\n<i>*x*") == r"a\|b \<i\>\*x\*"
+    assert escape_markdown("a|b\n<i>*x*") == r"a\|b &lt;i&gt;\*x\*"

@@ -137,8 +137,8 @@ def test_a_change_whose_interval_holds_zero_is_not_called_one(make_run):
 
 
 def test_twenty_languages_stay_under_three_megabytes(make_run):
-    run = read_run(make_run(languages=list(LANGUAGES), tasks=("sentiment", "nli"), n_items=100, n_layers=27))
-    assert len(render_page(run, list(figures(run))).encode()) < 3_000_000
+    run = read_run(make_run(languages=list(LANGUAGES), n_items=100, n_layers=27))
+    assert len(render_page(run, list(figures(run))).encode()) < 2_500_000  # another task adds 0.2 MB
 
 
 def test_the_same_files_give_the_same_bytes(written: Path, tmp_path: Path):

@@ -105,10 +105,11 @@ def test_labels_are_text_and_not_markup(make_run):
 
 
 def test_a_narrow_terminal_cuts_no_number(make_run):
-    scores = load(make_run(stages=("scores",)))
+    scores = load(make_run(stages=("scores",), languages=("en", "de", "no", "zh")))
     text = printed(scores, width=80)
     for entry in scores["glotlift"]["tasks"]["sentiment"]["languages"].values():
         assert f"[{percent(entry['base']['low'])}," in text and points(entry["change"]["change"]) in text
+    assert "accuracy" in text and "calibrated" in text and "Norwegian" in text
     assert "…" not in text and all(len(line) <= 80 for line in text.splitlines())
 
 

@@ -235,7 +235,9 @@ def _convert(file: Path, target: Path) -> None:
         try:
             tokenizer = AutoTokenizer.from_pretrained(**load)
             model: Any = AutoModelForCausalLM.from_pretrained(**load, dtype=torch.float32)
-        except (ValueError, KeyError, ImportError, RuntimeError) as fault:
+        except OSError:
+            raise
+        except Exception as fault:  # transformers' GGUF reader raises struct.error, ValueError, KeyError and more
             raise ModelError(f"{file}: cannot be read as a GGUF model ({_first_line(fault)})") from fault
         # The weights are plain floats by now, but transformers 5 refuses to save while the GGUF quantizer is attached.
         model.hf_quantizer = None
@@ -274,14 +276,23 @@ def weights_fingerprint(source: str) -> str:
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 
-        wanted = ["config.json", "adapter_config.json", "model*.safetensors", "adapter_model*.safetensors"]
+        wanted = ["config.json", "adapter_config.json", "*model*.safetensors", "*model*.bin"]
         try:
             folder = Path(snapshot_download(source, allow_patterns=wanted))
         except (OSError, ValueError) as fault:
             raise ModelError(f"model {source!r} cannot be fetched: {_first_line(fault)}") from fault
-    configs = [folder / name for name in ("config.json", "adapter_config.json")]
-    files = [file for file in [*configs, *sorted(folder.glob("*.safetensors"))] if file.is_file()]
-    return digest(*(_sha256_of(file, (s := file.stat()).st_ino, s.st_size, s.st_mtime_ns) for file in files))
+    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+    digests = [_sha256_of(file, (s := file.stat()).st_ino, s.st_size, s.st_mtime_ns) for file in weights]
+    return digest(*(_config(folder / name) for name in ("config.json", "adapter_config.json")), digests)
+
+
+def _config(file: Path) -> Any:
+    """Return a config; peft writes `target_modules` in the order of a set, which differs from process to process."""
+    if not file.is_file():
+        return None
+    content = json.loads(file.read_text(encoding="utf-8"))
+    modules = content.get("target_modules")
+    return {**content, "target_modules": sorted(modules) if isinstance(modules, list) else modules}
 
 
 @cache

@@ -5,6 +5,7 @@ Enters: the files of a run. Leaves: Markdown with YAML front matter. Every text 
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ _DEMO = "google/gemma-3-270m"
 """Hub id of the weights that the model name `demo` stands for."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|!~&])")
+_SPECIAL = re.compile(r"([\\`*_{}\[\]#|!~])")
 
 
 def model_card(run: RunFiles, figures: Sequence[Figure]) -> str:
@@ -91,7 +92,7 @@ def base_model(name: str) -> str:
 
 def escape_markdown(text: str) -> str:
     """Return text that Markdown shows as it is, on one line and inside a table cell too."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return _SPECIAL.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def _settings(train: dict[str, Any]) -> str:

@@ -98,7 +98,7 @@ def read_run(path: Path) -> RunFiles:
     return RunFiles(
         path=path,
         recipe=content if isinstance(content, dict) else {},
-        recipe_text=yaml.safe_dump(content, sort_keys=False, allow_unicode=True) if content else "",
+        recipe_text=_as_text(content) if content else "",
         stages=_read_json(path / "manifest.json").get("stages", {}),
         scores=_read_json(path / "scores.json").get("glotlift", {}),
         history=_read_json(path / "adapter" / "history.json"),
@@ -109,6 +109,10 @@ def read_run(path: Path) -> RunFiles:
         explained=_read_geometry(path / "geometry", "explained.parquet", _EXPLAINED),
         correlation=_read_geometry(path / "geometry", "correlation.parquet", _CORRELATION),
     )
+
+
+def _as_text(recipe: Any) -> str:
+    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
