@@ -54,7 +54,8 @@ def main():
         agreement = float((cached["predicted"] == alone["predicted"]).mean())
         results |= {f"{name}_over_plain": round(plain / ours, 2), f"{name}_agreement": agreement}
         tokens = sum(len(row.prompt) for row in prompts.rows) / n
-        print(f"{name:10} {n} items of {tokens:.0f} tokens: plain {plain:.3f} s, glotlift {ours:.3f} s an item", flush=True)
+        seconds = f"plain {plain:.3f} s, glotlift {ours:.3f} s an item"
+        print(f"{name:10} {n} items of {tokens:.0f} tokens: {seconds}", flush=True)
     print(json.dumps(results))
 
 

@@ -140,6 +140,17 @@ def test_test_sets_need_distinct_names(tmp_path):
     assert "`eval.tasks`: got [], expected at least 1 item" in faults(tmp_path, {**SMALLEST, "eval": {"tasks": []}})
 
 
+def test_only_evaluated_languages_can_be_explained(tmp_path):
+    """Found here, and not behind hours of training."""
+    tasks = [{"task": "sentiment", "languages": ["en", "de"]}, {"task": "nli"}]
+    content = {**SMALLEST, "eval": {"tasks": tasks, "languages": ["en", "sw"]}}
+    explain = {"languages": ["de", "th", "sw"]}
+    text = faults(tmp_path, {**content, "explain": explain})
+    assert text.endswith("explain.languages: got th sw, expected languages of 'sentiment': en de")
+    text = faults(tmp_path, {**content, "explain": {"task": "nli", **explain}})
+    assert text.endswith("explain.languages: got de th, expected languages of 'nli': en sw")
+
+
 def test_missing_keys_are_all_named(tmp_path):
     text = faults(tmp_path, {"name": "x", "data": {}})
     assert all(f"missing key `{key}`" in text for key in ("data.task", "data.languages", "eval"))

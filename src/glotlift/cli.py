@@ -230,7 +230,7 @@ def tasks_check(
 
     definition = load_task(task)
     typer.echo(
-        f"{definition.name}: {len(definition.languages)} languages, {len(definition.labels)} labels: the file is whole"
+        f"{definition.name}: {len(definition.languages)} languages, {len(definition.labels)} labels, no faults"
     )
     if model is None:
         return

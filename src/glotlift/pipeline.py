@@ -433,12 +433,16 @@ def _explain(
             prompts,
             folder.path,
             task_key=entry.key,
-            english_words=task.answers("en", "own"),
+            english_words=_english_words(task, next(iter(prompts))),
             own_words={code: task.answers(code, "own") for code in prompts},
             token_budget=token_budget,
             seed=seed,
             progress=advance,
         )
+
+
+def _english_words(task: Task, language: str) -> dict[str, str]:
+    return task.answers("en", "own") if "en" in task.languages else task.answers(language, "english")
 
 
 __all__ = ["build_data", "compare", "evaluate", "explain", "merge", "report", "run", "train"]

@@ -140,6 +140,12 @@ class Recipe(Frozen):
         keys = [task.key for task in self.eval.tasks]
         if self.explain.task is not None and self.explain.task not in keys:
             raise ValueError(f"explain.task: got {self.explain.task!r}, expected a test set of eval: {', '.join(keys)}")
+        explained = self.eval.tasks[keys.index(self.explain.task or keys[0])]
+        has = explained.languages or self.eval.languages
+        if missing := [code for code in self.explain.languages or () if code not in has]:
+            raise ValueError(
+                f"explain.languages: got {' '.join(missing)}, expected languages of {explained.key!r}: {' '.join(has)}"
+            )
         return self
 
 

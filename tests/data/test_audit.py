@@ -52,6 +52,14 @@ def test_a_target_of_unusual_length():
     assert audit["flagged"] == {"de:9": ["length"]}
 
 
+def test_length_is_measured_by_what_is_usual_for_the_language():
+    """Chinese needs a few characters where English needs many; that is no fault."""
+    english = "It arrived late, one of the corners was dented and nobody at the shop ever answered. " * 6
+    chinese = [pair(str(k), f"到货晚了，边角还磕瘪了{k}。" * 3, english, "zh") for k in range(5)]
+    assert len(english) > 3 * len(chinese[0].input)
+    assert audit_pairs([*SOUND, *chinese])["flagged"] == {}
+
+
 def test_a_text_of_the_evaluation_in_input_or_target():
     seen = ["  The battery does not last a day. ", "Kam zwei Wochen zu spät an.", "looks good", "not there at all, no"]
     audit = audit_pairs(SOUND, seen)

@@ -65,6 +65,11 @@ def test_a_line_separator_inside_a_text_does_not_end_a_row(tmp_path):
     assert read_table(write_jsonl(tmp_path / "rows.jsonl", rows)).rows == rows
 
 
+def test_line_ends_inside_a_quoted_cell_are_kept(tmp_path):
+    (tmp_path / "rows.csv").write_bytes(b'text,label\r\n"one\r\ntwo\nthree",positive\r\n')
+    assert read_table(tmp_path / "rows.csv").rows == [{"text": "one\r\ntwo\nthree", "label": "positive"}]
+
+
 def test_json_files_may_open_with_a_byte_order_mark(tmp_path):
     for name, text in (("a.json", json.dumps(ROWS)), ("a.jsonl", "\n".join(json.dumps(row) for row in ROWS))):
         (tmp_path / name).write_text(text, encoding="utf-8-sig")

@@ -160,6 +160,8 @@ def test_languages_without_common_items_still_have_an_interval():
     found = compare_group("all", {"de": paired([1, 0] * 20, [1, 1] * 20), "sw": paired([1] * 30, [1, 0] * 15, 40)})
     assert found.n == 70
     assert found.low < found.change == 0.0 < found.high
+    sure = compare_group("all", {"de": paired([0] * 40, [1] * 40), "sw": paired([0] * 30, [1] * 30, 40)})
+    assert (sure.low, sure.change, sure.high) == (1.0, 1.0, 1.0)  # each language's mean is over the items it has
 
 
 def test_draws_depend_on_the_seed_only():

@@ -68,11 +68,12 @@ def test_lm_evals_own_table_reads_it():
 
 
 def test_results_are_of_the_tuned_model_where_there_is_one():
-    given = predictions((0.2, 0), (2, 0))
+    given = predictions((0.2, 0), (1, 0))
     row = build(given)["results"]["mood_de"]
     tuned = given.frames["tuned"]["de"]
     accuracy = (tuned["predicted"] == tuned["gold"]).mean()
     assert row["acc,none"] == pytest.approx(accuracy)
+    assert 0.5 < accuracy < 1
     # lm-eval's standard error of a mean: the sample's standard deviation over the root of n
     assert row["acc_stderr,none"] == pytest.approx((tuned["predicted"] == tuned["gold"]).std(ddof=1) / np.sqrt(N))
     base_only = predictions((0.2, 0), None)

@@ -1,0 +1,147 @@
+"""The arrows between packages, what is imported when, and the public names."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import glotlift
+
+SOURCE = Path(glotlift.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+FOUNDATION = ("errors", "languages", "schema", "recipe", "runs")
+
+
+def module_name(path: Path) -> str:
+    parts = ["glotlift", *path.relative_to(SOURCE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path) -> set[str]:
+    """Return all modules of glotlift that a file imports, also inside functions; `from a import b` counts as both."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in found if name.split(".")[0] == "glotlift"}
+
+
+def imports_of(package: str) -> set[str]:
+    """Return what the files of a package import from other packages of glotlift."""
+    inside = [path for path in FILES if path.is_relative_to(SOURCE / package)]
+    assert inside, package
+    return {name for path in inside for name in imported(path) if not name.startswith(f"glotlift.{package}")}
+
+
+STAGES = ("evaluation", "explanation", "reporting", "training")
+FORBIDDEN = [
+    *((a, b) for a in STAGES[:3] for b in STAGES[:3] if a != b),
+    ("training", "evaluation"),
+    ("training", "explanation"),
+    ("training", "reporting"),
+    *(("models", b) for b in (*STAGES, "data")),  # the ground floor
+    *(("data", b) for b in (*STAGES, "models")),
+    *(("tasks", b) for b in (*STAGES, "models", "data")),
+]
+
+
+@pytest.mark.parametrize(("package", "other"), FORBIDDEN)
+def test_stages_exchange_files_not_imports(package, other):
+    assert not [name for name in imports_of(package) if name.startswith(f"glotlift.{other}")]
+
+
+@pytest.mark.parametrize("package", [*STAGES, "models", "data", "tasks"])
+def test_nothing_below_knows_the_pipeline_or_the_command_line(package):
+    assert imports_of(package).isdisjoint({"glotlift.pipeline", "glotlift.cli", "glotlift"})
+
+
+def test_the_foundation_knows_nothing_above_it():
+    for name in FOUNDATION:
+        above = {found.split(".")[1] for found in imported(SOURCE / f"{name}.py") if "." in found} - set(FOUNDATION)
+        assert not above, name
+
+
+def test_only_stage_functions_see_a_recipe():
+    users = {module_name(path) for path in FILES if any("glotlift.recipe" in name for name in imported(path))}
+    assert users <= {"glotlift", "glotlift.pipeline"}
+
+
+def modules_after(code: str) -> set[str]:
+    """Return the top-level modules that are loaded in a new process after some code has run."""
+    script = (
+        f"{code}\nimport json, sys\nsys.stderr.write(json.dumps([name for name in sys.modules if '.' not in name]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stderr))
+
+
+HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "pandas", "sklearn", "altair"}
+COMMAND = "from glotlift.cli import main\ntry: main({})\nexcept SystemExit as end: assert not end.code"
+LIGHT = {
+    "glotlift": "import glotlift; dir(glotlift)",
+    "foundation": "import " + ", ".join(f"glotlift.{name}" for name in FOUNDATION),
+    "light public names": "from glotlift import GlotliftError, LANGUAGES, Recipe, load_recipe, load_task, Task, Item",
+    "help": COMMAND.format(["--help"]),
+    "tasks list": COMMAND.format(["tasks", "list"]),
+    "languages": COMMAND.format(["languages"]),
+}
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_torch_is_loaded_only_when_a_model_is_needed(name):
+    assert modules_after(LIGHT[name]).isdisjoint(HEAVY)
+
+
+def test_that_test_can_fail():
+    assert "torch" in modules_after("from glotlift import load_model")
+
+
+def test_public_names():
+    assert glotlift.__all__ == [
+        "GlotliftError",
+        "Item",
+        "LANGUAGES",
+        "Recipe",
+        "Task",
+        "build_data",
+        "compare",
+        "evaluate",
+        "explain",
+        "load_model",
+        "load_recipe",
+        "load_task",
+        "merge",
+        "report",
+        "run",
+        "train",
+    ]
+    assert set(glotlift._HOME) == set(glotlift.__all__)
+    assert {name for name in dir(glotlift) if not name.startswith("__")} == set(glotlift.__all__)
+
+
+@pytest.mark.parametrize("name", glotlift.__all__)
+def test_every_public_name_resolves_and_is_documented(name):
+    found = getattr(glotlift, name)
+    assert name == "LANGUAGES" or found.__doc__
+    assert name == "LANGUAGES" or found.__name__ == name
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'glotlift' has no attribute 'evalute'"):
+        _ = glotlift.evalute
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_house_rules_of_a_file(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert path.stem not in ("utils", "util", "helpers", "common", "misc")
+    assert ast.get_docstring(tree), "a file opens with what it is for"
+    calls = [node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    assert "print" not in calls
+    assert "breakpoint" not in calls

@@ -1,0 +1,465 @@
+"""The command line: every bad input of a user is one clear sentence and exit code 2; and the good paths."""
+
+import errno
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pyarrow.parquet
+import pytest
+import yaml
+from transformers.utils import logging as transformers_logging
+
+from glotlift.cli import main
+from glotlift.languages import LANGUAGES
+from glotlift.runs import read_parquet
+from tests.data.test_read import write_jsonl
+from tests.tasks.test_load import write_task
+from tests.tasks.test_task import definition
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch):
+    """Undo what `main` sets for a process of its own: environment variables and the logger."""
+    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_NO_ADVISORY_WARNINGS"):
+        monkeypatch.setenv(name, os.environ.get(name, "error"))
+    monkeypatch.setenv("COLUMNS", "160")
+    logger = logging.getLogger("glotlift")
+    before = logger.handlers, logger.level, logger.propagate
+    transformers_logging.disable_progress_bar()
+    yield
+    transformers_logging.enable_progress_bar()
+    logger.handlers, logger.level, logger.propagate = before
+
+
+@pytest.fixture
+def cli(capsys):
+    """Return a function that runs a command line in this process: arguments -> code, out, err."""
+
+    def run(*arguments: object) -> SimpleNamespace:
+        with pytest.raises(SystemExit) as exit_:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return SimpleNamespace(code=exit_.value.code or 0, out=out, err=err)
+
+    return run
+
+
+@pytest.fixture
+def refused(cli):
+    """Return a function that runs a command line and returns the one sentence it is refused with."""
+
+    def run(*arguments: object) -> str:
+        result = cli(*arguments)
+        assert result.code == 2, result
+        assert "Traceback" not in result.err
+        _, *found = re.split(r"^error: ", result.err, flags=re.MULTILINE)
+        assert len(found) == 1, result.err
+        return found[0].removesuffix("\n")
+
+    return run
+
+
+@pytest.fixture
+def recipe(tiny_folder, tmp_path):
+    """Return a function that writes a recipe of the tiny model, changed at the top level, and returns its path."""
+
+    def write(**changes: object) -> Path:
+        content = {
+            "name": "small",
+            "model": str(tiny_folder),
+            "data": {"task": "sentiment", "languages": ["de"], "limit": 4},
+            "eval": {"tasks": [{"task": "sentiment", "limit": 2}], "languages": ["en", "de"]},
+            **changes,
+        }
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def evaluate(tiny_folder, tmp_path):
+    """Return the arguments of an evaluation of the tiny model into `tmp_path / "out"`, in English unless said."""
+    return ["eval", "--model", tiny_folder, "--output-path", tmp_path / "out", "--languages", "en"]
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+# --- recipes
+
+
+def test_a_missing_recipe(refused, tmp_path):
+    assert refused("run", tmp_path / "gone.yaml") == f"{tmp_path / 'gone.yaml'}: no such file, expected a YAML file"
+
+
+def test_a_malformed_recipe_is_named_with_its_line(refused, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: small\ndata: {task: sentiment\neval: 3\n", encoding="utf-8")
+    sentence = refused("run", path)
+    assert sentence.startswith(f"{path}, line 3, column 5: not valid YAML: ")
+    assert "\n" not in sentence
+
+
+def test_three_unknown_keys(refused, recipe):
+    path = recipe(modle="x", train={"lerning_rate": 1}, explain={"limitt": 3})
+    lines = refused("run", path).splitlines()
+    assert lines[0] == f"{path}: 3 faults:"
+    assert {
+        re.findall(r"unknown key `(.*?)` \(did you mean '(.*?)'\?\); expected one of: ", line)[0] for line in lines[1:]
+    } == {
+        ("modle", "model"),
+        ("train.lerning_rate", "learning_rate"),
+        ("explain.limitt", "limit"),
+    }
+
+
+def test_unknown_languages_of_a_recipe(refused, recipe):
+    path = recipe(data={"task": "sentiment", "languages": ["de", "germn", "xx"]})
+    sentence = refused("run", path)
+    assert sentence.startswith(f"{path}: `data.languages`: unknown language 'germn' (did you mean 'german'?); unknown")
+    assert "'xx'" in sentence
+    assert sentence.endswith("expected codes from: " + " ".join(LANGUAGES))
+
+
+def test_unknown_tasks_of_a_recipe(refused, recipe, tmp_path):
+    evaluated = recipe(eval={"tasks": [{"task": "sentimant"}]})
+    sentence = refused("run", evaluated, "-o", tmp_path / "run")
+    assert sentence.startswith("unknown task 'sentimant' (did you mean 'sentiment'?); expected one of nli, paraphrase")
+    learned = recipe(data={"task": "paraphrases", "languages": ["de"]})
+    assert refused("run", learned, "-o", tmp_path / "run").startswith("unknown task 'paraphrases' (did you mean 'para")
+
+
+def test_a_language_the_questions_are_not_in(refused, recipe, tmp_path):
+    path = recipe(data={"task": "sentiment", "languages": ["de", "th"]})
+    assert refused("run", path, "-o", tmp_path / "run") == (
+        "no bundled questions of 'sentiment' in th; there are: de en es sw zh"
+    )
+
+
+# --- test data
+
+
+def test_malformed_json(refused, evaluate, tmp_path):
+    (tmp_path / "rows.json").write_text('[\n{"text": "a", "label": "positive"},\n{"text" "b"}]', encoding="utf-8")
+    assert refused(*evaluate, "--data", tmp_path / "rows.json") == (
+        f"{tmp_path / 'rows.json'}, line 3, column 9: not valid JSON: Expecting ':' delimiter"
+    )
+
+
+FINE = {"id": "a", "text": "Fine.", "label": "positive"}
+ROWS = {
+    "no gold column": ([{"text": "a"}], ", row 1: no gold column; it has text, expected label, answer or gold"),
+    "no gold in a row": ([FINE, {"id": "b", "text": "a"}], ", row 2: no column 'label'; it has: id, text"),
+    "unknown label": (
+        [FINE, {**FINE, "id": "b", "label": "good"}],
+        ", row 2: unknown label 'good'; expected one of: positive, negative, ox, horse",
+    ),
+    "empty text": ([FINE, {**FINE, "id": "b", "text": ""}], ", row 2: 'text' is empty, expected text"),
+    "no rows": ([], ": got no rows, expected at least one"),
+}
+
+
+@pytest.mark.parametrize("fault", ROWS)
+def test_test_rows_at_fault_are_named_with_file_and_row(refused, evaluate, tmp_path, fault):
+    rows, message = ROWS[fault]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert refused(*evaluate, "--data", path) == f"{path}{message}"
+    assert files(tmp_path) == ["rows.jsonl"]
+
+
+def test_test_data_that_is_not_there(refused, evaluate, tmp_path):
+    assert refused(*evaluate, "--data", tmp_path / "gone.jsonl") == (
+        f"{tmp_path / 'gone.jsonl'}: no such file, expected .json, .jsonl, .csv or .parquet"
+    )
+    (tmp_path / "empty").mkdir()
+    assert refused(*evaluate, "--data", tmp_path / "empty") == (
+        f"{tmp_path / 'empty'}: got no file named emotion_en[0-9]*_test.json, expected one (the paper's layout), "
+        "or give a pattern with {lang}"
+    )
+
+
+def test_faults_of_test_data_show_before_training(refused, recipe, tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", [{**FINE, "label": "good"}])
+    tasks = [{"task": "sentiment", "source": str(path), "languages": ["en"]}]
+    sentence = refused("run", recipe(eval={"tasks": tasks}), "-o", tmp_path / "run")
+    assert sentence.startswith(f"{path}, row 1: unknown label 'good'")
+    assert files(tmp_path / "run") == ["recipe.yaml"]
+
+
+def test_a_prompt_longer_than_the_window(refused, evaluate, tmp_path):
+    rows = [FINE, {**FINE, "id": "b", "text": "and then it broke " * 400}]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    sentence = refused(*evaluate, "--data", path)
+    assert re.fullmatch(
+        r"task 'sentiment', en: prompt 2 has \d{4} tokens, the model's window 1024; "
+        "use fewer demonstrations, shorter texts or a model with a longer window",
+        sentence,
+    )
+    assert files(tmp_path / "out") == []
+
+
+# --- tasks, languages and other options
+
+
+def test_unknown_names_on_the_command_line(refused, evaluate):
+    assert refused(*evaluate, "--tasks", "sentimnt").startswith("unknown task 'sentimnt' (did you mean 'sentiment'?)")
+    assert refused(*evaluate, "--languages", "de,swahilli").startswith(
+        "unknown language 'swahilli' (did you mean 'swahili'?)"
+    )
+    assert refused(*evaluate, "--answers", "animals") == (
+        "task 'sentiment', en: no answer set 'animals'; expected english, arbitrary or own"
+    )
+    assert refused(*evaluate, "--scoring", "best") == "--scoring: got 'best', expected sequence or prefix-mass"
+    assert refused(*evaluate, "--dtype", "int4") == "got dtype 'int4', expected one of auto, float32, bfloat16, float16"
+    assert refused(*evaluate, "--device", "gpu") == (
+        "got device 'gpu', expected `auto`, `cpu`, `cuda` or another of torch's"
+    )
+    assert refused(*evaluate, "--num-fewshot", "3") == "task 'sentiment', en: got num_fewshot 3, expected at most 2"
+    assert refused("tasks", "show", "nil").startswith("unknown task 'nil' (did you mean 'nli'?)")
+
+
+def test_a_language_the_task_has_no_prompts_in(refused, evaluate, tmp_path):
+    path = write_task(tmp_path / "mood.yaml", definition())
+    assert refused(*evaluate, "--tasks", path, "--languages", "de,th") == (
+        "task 'mood' has no prompts in 'th'; it has: en de"
+    )
+
+
+def test_two_labels_with_the_same_word(refused, evaluate, tmp_path):
+    content = definition()
+    content["languages"]["de"]["answer_sets"]["own"] = {"good": "so", "bad": "so"}
+    path = write_task(tmp_path / "mood.yaml", content)
+    assert refused(*evaluate, "--tasks", path) == (
+        f"{path}: languages.de.answer_sets.own: 'good' and 'bad' have the same word 'so', expected two words"
+    )
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["eval", "--limit", "0"], ["eval", "--limt", "3"], ["run"]])
+def test_what_the_parser_refuses(cli, arguments):
+    result = cli(*arguments)
+    assert result.code == 2
+    assert "Traceback" not in result.err
+    assert "Usage: " in result.err
+
+
+# --- models and adapters
+
+
+def test_a_model_folder_that_does_not_exist(refused, evaluate, tmp_path):
+    assert refused(*evaluate, "--model", tmp_path / "gone") == (
+        f"'{tmp_path / 'gone'}': no such model folder; expected a hub id, a folder, a .gguf file or `demo`"
+    )
+    assert refused(*evaluate, "--model", tmp_path / "gone.gguf") == (
+        f"{tmp_path / 'gone.gguf'}: no such file, expected a GGUF model"
+    )
+
+
+def test_a_model_folder_without_tokenizer(refused, evaluate, tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer*"))
+    assert refused(*evaluate, "--model", tmp_path / "model") == (
+        f"{tmp_path / 'model'}: got a model folder without a tokenizer, "
+        "expected one of tokenizer.json, tokenizer.model, tokenizer_config.json, vocab.json"
+    )
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_damaged_model_folder(refused, evaluate, tiny_folder, tmp_path, file):
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    (tmp_path / "model" / file).write_text("{ this is not what it was")
+    sentence = refused(*evaluate, "--model", tmp_path / "model")
+    assert sentence.startswith(f"model '{tmp_path / 'model'}'")
+    assert "cannot be loaded" in sentence
+    assert "\n" not in sentence
+
+
+def test_adapter_folders_at_fault(refused, evaluate, tmp_path):
+    (tmp_path / "adapter").mkdir()
+    assert refused(*evaluate, "--adapter", tmp_path / "adapter") == (
+        f"{tmp_path / 'adapter'}: got a folder without adapter_config.json, expected a peft adapter"
+    )
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    assert refused(*evaluate, "--adapter", tmp_path / "adapter") == (
+        f"{tmp_path / 'adapter'}: got a folder without adapter_model.safetensors, expected a peft adapter"
+    )
+    sentence = refused(*evaluate, "--adapter", tmp_path / "gone")
+    assert sentence.startswith(f"adapter '{tmp_path / 'gone'}' cannot be put on the model: ")
+
+
+# --- output
+
+
+def test_an_output_folder_that_cannot_be_made(refused, evaluate, recipe, tmp_path):
+    (tmp_path / "file").write_text("")
+    expected = "file/run: cannot be made (Not a directory), expected a folder that can be written"
+    assert refused(*evaluate, "-o", tmp_path / "file" / "run").endswith(expected)
+    assert refused("run", recipe(), "-o", tmp_path / "file" / "run").endswith(expected)
+
+
+def _full_parquet(table, file, *arguments, **options):
+    Path(file).write_bytes(b"PAR1 half of a")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def _full(*arguments, **options):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+FULL_DISKS = {"mkstemp": (tempfile, "mkstemp", _full), "rename": (Path, "replace", _full)}
+FULL_DISKS["parquet"] = (pyarrow.parquet, "write_table", _full_parquet)
+
+
+@pytest.mark.parametrize("call", FULL_DISKS)
+def test_no_space_left_leaves_nothing_half_written(refused, evaluate, tmp_path, monkeypatch, call):
+    monkeypatch.setattr(*FULL_DISKS[call])
+    sentence = refused(*evaluate, "--limit", 2)
+    path = tmp_path / "out" / "predictions" / "base" / "sentiment" / "en.parquet"
+    assert sentence == f"{path}: cannot be written (No space left on device)"
+    assert files(tmp_path / "out") == []
+
+
+def test_no_space_left_keeps_what_is_finished(cli, refused, evaluate, tmp_path, monkeypatch):
+    """The second language finds the disk full; when there is space again, the first one is not computed anew."""
+    real = pyarrow.parquet.write_table
+
+    def full_at_german(table, file, *arguments, **options):
+        (_full_parquet if ".de.parquet." in str(file) else real)(table, file, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pyarrow.parquet, "write_table", full_at_german)
+        refused(*evaluate, "--languages", "en,de", "--limit", 2)
+    english = tmp_path / "out" / "predictions" / "base" / "sentiment" / "en.parquet"
+    assert files(tmp_path / "out") == ["en.parquet"]
+    written = english.stat().st_mtime_ns
+    assert cli(*evaluate, "--languages", "en,de", "--limit", 2).code == 0
+    assert files(tmp_path / "out") == ["de.parquet", "en.parquet", "scores.json"]
+    assert english.stat().st_mtime_ns == written
+
+
+def test_a_run_on_a_full_disk(refused, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "mkstemp", _full)
+    sentence = refused("run", recipe(), "-o", tmp_path / "run")
+    assert sentence == f"{tmp_path / 'run' / 'recipe.yaml'}: cannot be written (No space left on device)"
+    assert files(tmp_path / "run") == []
+
+
+def test_a_report_of_an_empty_folder(refused, tmp_path):
+    (tmp_path / "run").mkdir()
+    assert refused("report", tmp_path / "run") == (
+        f"{tmp_path / 'run'}: got no scores.json, expected a folder that `glotlift run` or `eval` wrote"
+    )
+    assert (
+        refused("merge", tmp_path / "run") == f"{tmp_path / 'run' / 'recipe.yaml'}: no such file, expected a YAML file"
+    )
+    assert files(tmp_path / "run") == []
+
+
+# --- good paths
+
+
+def test_tasks_are_listed_and_shown(cli):
+    listed = cli("tasks", "list")
+    assert listed.code == 0
+    assert re.findall(r"^(\w+) +20 languages, ", listed.out, flags=re.MULTILINE) == ["nli", "paraphrase", "sentiment"]
+    shown = cli("tasks", "show", "sentiment", "--languages", "de,th", "--answers", "english")
+    assert shown.code == 0
+    assert shown.out.startswith("--- sentiment, de\nRezension: ")
+    assert 'Rezension: <text>\nBewertung: "\n\n--- sentiment, th\n' in shown.out
+    assert 'Bewertung: "positive"\n\n' in shown.out
+
+
+def test_languages_are_listed(cli):
+    listed = cli("languages")
+    assert listed.code == 0
+    assert [line.split()[0] for line in listed.out.splitlines()] == list(LANGUAGES)
+
+
+def test_a_task_is_checked_with_and_without_a_tokenizer(cli, tiny_folder, tmp_path):
+    path = write_task(tmp_path / "mood.yaml", definition())
+    assert cli("tasks", "check", path).out.startswith("mood: 2 languages, 2 labels")
+    audited = cli("tasks", "check", path, "--model", tiny_folder)
+    assert audited.code == 0
+    assert "label audit under the tokenizer of" in audited.out
+
+
+def test_question_pairs_are_audited(cli, recipe, tmp_path):
+    built = cli("data", "build", recipe(), "-o", tmp_path / "run")
+    assert built.code == 0
+    assert built.out.strip() == str(tmp_path / "run" / "data" / "pairs.jsonl")
+    audit = json.loads(cli("data", "audit", built.out.strip()).out)
+    assert (audit["pairs"], audit["languages"]) == (4, {"de": 4})
+    assert audit == {
+        **json.loads((tmp_path / "run" / "data" / "audit.json").read_text()),
+        "evaluation_texts_compared": 0,
+    }
+
+
+@pytest.fixture
+def evaluated(cli, evaluate, tmp_path):
+    """Evaluate the tiny model on four items of two languages; returns the outcome and the folder."""
+    return cli(*evaluate, "--languages", "en,de", "--limit", 4), tmp_path / "out"
+
+
+def test_an_evaluation_prints_a_table_and_writes_scores(evaluated):
+    result, folder = evaluated
+    assert result.code == 0, result.err
+    assert "Traceback" not in result.err
+    assert re.search(r"English +4 ", result.out)
+    assert re.search(r"German +4 ", result.out)
+    assert "On sentiment, the model is right on" in " ".join(result.out.split())
+    assert result.out.rstrip().endswith(str(folder / "scores.json"))
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores["n-shot"] == {"sentiment_en": 2, "sentiment_de": 2}
+    frame, _ = read_parquet(folder / "predictions" / "base" / "sentiment" / "de.parquet")
+    assert scores["results"]["sentiment_de"]["acc,none"] == (frame["predicted"] == frame["gold"]).mean()
+    assert re.search(r"eval sentiment, base: 8 of 8 items, [\d.]+ items/s", result.err)  # plain lines, no terminal
+
+
+def test_an_evaluation_twice_gives_the_same_bytes(evaluated, cli, evaluate, tmp_path):
+    _, folder = evaluated
+    cli(*evaluate, "--languages", "en,de", "--limit", 4, "-o", tmp_path / "again")
+    for path in folder.rglob("*.*"):
+        assert (tmp_path / "again" / path.relative_to(folder)).read_bytes() == path.read_bytes(), path.name
+
+
+def test_two_evaluations_are_compared(evaluated, cli, tmp_path):
+    folder = evaluated[1] / "predictions" / "base" / "sentiment"
+    better = tmp_path / "better"
+    better.mkdir()
+    for path in folder.glob("*.parquet"):
+        frame = pd.read_parquet(path)
+        frame.assign(predicted=frame["gold"]).to_parquet(better / path.name)
+    result = cli("compare", folder, better)
+    assert result.code == 0, result.err
+    rows = {cells[0]: cells for line in result.out.splitlines() if len(cells := re.findall(r"[^\s│]+", line)) > 5}
+    wrong = (pd.read_parquet(folder / "de.parquet").eval("predicted != gold")).sum()
+    assert rows["de"][1:5] == ["4", f"{1 - wrong / 4:.1%}", "100.0%", f"{wrong / 4 * 100:+.1f}"]
+    assert {"en", "de", "all"} <= rows.keys()
+
+
+def test_evaluations_that_cannot_be_compared(evaluated, refused, cli, evaluate, tmp_path):
+    folder = evaluated[1] / "predictions" / "base" / "sentiment"
+    cli(*evaluate, "--languages", "en,de", "--limit", 3, "-o", tmp_path / "fewer")
+    fewer = tmp_path / "fewer" / "predictions" / "base" / "sentiment"
+    sentence = refused("compare", folder, fewer)
+    assert re.search(
+        r"(de|en)\b.*: 1 items are in one evaluation only \(such as 's04'\), expected the same items", sentence
+    )
+    (fewer / "de.parquet").unlink()
+    (fewer / "en.parquet").rename(fewer / "sw.parquet")
+    assert refused("compare", folder, fewer).startswith(f"{folder} and {fewer} have no language in common: ")
+    (tmp_path / "nothing").mkdir()
+    assert refused("compare", tmp_path / "nothing", folder).startswith(
+        f"{tmp_path / 'nothing'}: got no prediction files, expected <language>.parquet"
+    )
+    (fewer / "de.parquet").write_bytes(b"PAR1 junk")
+    assert refused("compare", folder, fewer).startswith(f"{fewer / 'de.parquet'}: cannot be read as Parquet")
