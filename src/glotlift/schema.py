@@ -92,7 +92,8 @@ def _expected(fault: ErrorDetails) -> str:
     known = {"model_type": "a mapping", "dict_type": "a mapping", "tuple_type": "a list", "string_type": "text"}
     if fault["type"] in known:
         return known[fault["type"]]
-    message = fault["msg"].split(" should ", 1)[-1].replace("match pattern", "text that matches")
+    message = fault["msg"].split(" should ", 1)[-1].split(" after validation")[0]
+    message = message.replace("match pattern", "text that matches")
     return message.removeprefix("be ").removeprefix("have ")
 
 
