@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow.parquet
 import pytest
 import yaml
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from glotlift.cli import main
@@ -235,6 +236,13 @@ def test_a_language_the_task_has_no_prompts_in(refused, evaluate, tmp_path):
     )
 
 
+def test_settings_that_do_not_go_together(refused, evaluate):
+    assert refused(*evaluate, "--tasks", "sentiment, sentiment") == (
+        "evaluate: tasks: got the names sentiment, sentiment, expected distinct ones; give one a `name`"
+    )
+    assert refused(*evaluate, "--tasks", " , ") == "evaluate: `tasks`: got [], expected at least 1 item"
+
+
 def test_two_labels_with_the_same_word(refused, evaluate, tmp_path):
     content = definition()
     content["languages"]["de"]["answer_sets"]["own"] = {"good": "so", "bad": "so"}
@@ -244,7 +252,9 @@ def test_two_labels_with_the_same_word(refused, evaluate, tmp_path):
     )
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["eval", "--limit", "0"], ["eval", "--limt", "3"], ["run"]])
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["eval", "--limit", "0"], ["eval", "--limt", "3"], ["eval", "--seed", "-1"], ["run"]]
+)
 def test_what_the_parser_refuses(cli, arguments):
     result = cli(*arguments)
     assert result.code == 2
@@ -352,6 +362,24 @@ def test_a_run_on_a_full_disk(refused, recipe, tmp_path, monkeypatch):
     assert files(tmp_path / "run") == []
 
 
+def test_no_space_left_for_the_adapter(refused, recipe, tmp_path, monkeypatch):
+    """safetensors has an error of its own for a full disk."""
+
+    def full(*arguments, **options):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("peft.peft_model.safe_save_file", full)
+    sentence = refused("run", recipe(), "-o", tmp_path / "run")
+    assert sentence.startswith(f"{tmp_path / 'run' / 'checkpoints'}")
+    assert "cannot be written (Error while serializing: I/O error: No space left on device" in sentence
+    assert not list((tmp_path / "run").glob("*adapter*"))
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert {stage: entry["status"] for stage, entry in manifest["stages"].items()} == {
+        "data": "done",
+        "train": "failed",
+    }
+
+
 def test_a_report_of_an_empty_folder(refused, tmp_path):
     (tmp_path / "run").mkdir()
     assert refused("report", tmp_path / "run") == (
@@ -361,6 +389,18 @@ def test_a_report_of_an_empty_folder(refused, tmp_path):
         refused("merge", tmp_path / "run") == f"{tmp_path / 'run' / 'recipe.yaml'}: no such file, expected a YAML file"
     )
     assert files(tmp_path / "run") == []
+    refused("report", tmp_path / "gone")
+    assert not (tmp_path / "gone").exists()
+
+
+def test_an_interrupt_is_no_error_of_ours(cli, evaluate, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("glotlift.pipeline.evaluate", interrupt)
+    result = cli(*evaluate)
+    assert result.code == 130
+    assert result.err == "error: interrupted; finished work is kept, start the same command again to go on\n"
 
 
 # --- good paths
@@ -443,7 +483,7 @@ def test_two_evaluations_are_compared(evaluated, cli, tmp_path):
     rows = {cells[0]: cells for line in result.out.splitlines() if len(cells := re.findall(r"[^\s│]+", line)) > 5}
     wrong = (pd.read_parquet(folder / "de.parquet").eval("predicted != gold")).sum()
     assert rows["de"][1:5] == ["4", f"{1 - wrong / 4:.1%}", "100.0%", f"{wrong / 4 * 100:+.1f}"]
-    assert {"en", "de", "all"} <= rows.keys()
+    assert [name for name in rows if name in ("en", "de", "all")] == ["en", "de", "all"]  # the paper's order
 
 
 def test_evaluations_that_cannot_be_compared(evaluated, refused, cli, evaluate, tmp_path):

@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,7 +40,7 @@ Source = Annotated[
     str, typer.Option("--data", help="`sample`, a folder in the paper's layout, a path with {lang}, hub:NAME.")
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Items a language.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of all draws.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of all draws.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, ...")]
 
@@ -127,8 +127,8 @@ def evaluate(
     if scoring not in (known := ("sequence", "prefix-mass")):
         raise UserError(f"--scoring: got {scoring!r}, expected {one_of(known)}")
     scores = evaluate_model(
-        model=model, adapter=adapter, tasks=tasks.split(","), languages=languages, source=data,
-        answers=answers.split(","), scoring=scoring, limit=limit, num_fewshot=num_fewshot, output_path=output_path,
+        model=model, adapter=adapter, tasks=_listed(tasks), languages=languages, source=data,
+        answers=_listed(answers), scoring=scoring, limit=limit, num_fewshot=num_fewshot, output_path=output_path,
         dtype=dtype, device=device, token_budget=token_budget, prefix_cache=prefix_cache, seed=seed,
     )  # fmt: skip
     _print_tables(scores)
@@ -142,7 +142,6 @@ def compare(
     seed: Seed = 0,
 ) -> None:
     """Compare two evaluations of the same items with paired statistics."""
-    from rich.console import Console
     from rich.table import Table
 
     from glotlift.pipeline import compare as compare_folders
@@ -155,7 +154,7 @@ def compare(
         table.add_row(
             change["name"], str(change["n"]), *accuracies, f"{change['change'] * 100:+.1f}", interval, *p_values
         )
-    Console().print(table)
+    _console().print(table)
 
 
 @app.command()
@@ -229,9 +228,7 @@ def tasks_check(
     from glotlift.tasks.load import load_task
 
     definition = load_task(task)
-    typer.echo(
-        f"{definition.name}: {len(definition.languages)} languages, {len(definition.labels)} labels, no faults"
-    )
+    typer.echo(f"{definition.name}: {len(definition.languages)} languages, {len(definition.labels)} labels, no faults")
     if model is None:
         return
     from glotlift.models.labels import audit_labels
@@ -276,14 +273,23 @@ def _finish(folder: Path) -> None:
 
 
 def _print_tables(scores: dict) -> None:
-    from rich.console import Console
-
     from glotlift.reporting.table import result_table
 
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    for key, entry in scores["glotlift"]["tasks"].items():
+    console = _console()
+    for key, entry in scores.get("glotlift", {}).get("tasks", {}).items():
         console.print(result_table(scores, key))
         console.print(entry["sentence"], "\n")
+
+
+def _console() -> Any:
+    """Return a console that does not fold tables where there is no terminal."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def _listed(names: str) -> list[str]:
+    return [name for name in (part.strip() for part in names.split(",")) if name]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -294,13 +300,18 @@ def main(arguments: list[str] | None = None) -> None:
     except GlotliftError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail("interrupted; finished work is kept, start the same command again to go on", 130)
+        _fail(_INTERRUPTED, 130)
+    except SystemExit as end:
+        if end.code == 130:  # typer has seen the interrupt first, and says nothing
+            _fail(_INTERRUPTED, 130)
+        raise
     except OSError as error:
         if error.errno not in _WRITING_FAULTS:
             raise
         _fail(f"{error.filename or 'output'}: cannot be written ({error.strerror})", 2)
 
 
+_INTERRUPTED = "interrupted; finished work is kept, start the same command again to go on"
 _WRITING_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EFBIG)
 
 

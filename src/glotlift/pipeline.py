@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,11 @@ from typing import Any
 from glotlift.data.audit import audit_pairs
 from glotlift.data.questions import QuestionPair, dump_pairs, load_pairs, read_pairs, split_validation
 from glotlift.data.read import read_items
-from glotlift.errors import DataError, LanguageError, OutputError
-from glotlift.languages import resolve
+from glotlift.errors import DataError, LanguageError, RecipeError
+from glotlift.languages import LANGUAGES, resolve
 from glotlift.recipe import EvalRecipe, EvalTask, Recipe, dump_recipe, load_recipe
-from glotlift.runs import RunFolder, write_json, write_text
+from glotlift.runs import RunFolder, write_folder, write_json, write_text
+from glotlift.schema import validate
 from glotlift.tasks.load import load_task
 from glotlift.tasks.task import Item, Task
 
@@ -74,9 +74,10 @@ def report(run_path: str | Path) -> Path:
     """Write figures, report.html and the model card of a run; return the run folder."""
     from glotlift.reporting.page import write_report
 
-    folder = RunFolder(Path(run_path))
-    if not (folder.path / "scores.json").is_file():
-        raise DataError(f"{folder.path}: got no scores.json, expected a folder that `glotlift run` or `eval` wrote")
+    path = Path(run_path)
+    if not (path / "scores.json").is_file():
+        raise DataError(f"{path}: got no scores.json, expected a folder that `glotlift run` or `eval` wrote")
+    folder = RunFolder(path)
     write_report(folder.path)
     return folder.path
 
@@ -124,20 +125,19 @@ def evaluate(
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     sets = [answers] if isinstance(answers, str) else list(answers)
     entries = [
-        EvalTask(
-            task=task,
-            name=f"{Path(task).stem}.{answer}" if len(sets) > 1 else None,
-            source=source,
-            answers=answer,
-            limit=limit,
-            num_fewshot=num_fewshot,
-        )
+        {
+            "task": task,
+            "name": f"{Path(task).stem}.{answer}" if len(sets) > 1 else None,
+            "source": source,
+            "answers": answer,
+            "limit": limit,
+            "num_fewshot": num_fewshot,
+        }
         for task in names
         for answer in sets
     ]
-    settings = EvalRecipe.model_validate(
-        {"tasks": entries, "languages": resolve(languages), "scoring": scoring, "token_budget": token_budget}
-    )
+    content = {"tasks": entries, "languages": resolve(languages), "scoring": scoring, "token_budget": token_budget}
+    settings = validate(EvalRecipe, content, "evaluate", RecipeError)
     test_sets = _read_test_sets(settings)
     folder = RunFolder(Path(output_path))
     from glotlift.models.load import load_model
@@ -166,13 +166,17 @@ def compare(a: str | Path, b: str | Path, *, seed: int = 0) -> dict[str, dict[st
     files = [{path.stem: path for path in Path(folder).glob("*.parquet")} for folder in (a, b)]
     for folder, found in zip((a, b), files, strict=True):
         if not found:
-            raise DataError(f"{folder}: got no prediction files, expected <language>.parquet")
-    common = [code for code in files[0] if code in files[1]]
+            raise DataError(
+                f"{folder}: got no prediction files, expected <language>.parquet, as in RUN/predictions/base/TASK"
+            )
+    common = [code for code in LANGUAGES if code in files[0] and code in files[1]]
     if not common:
         raise DataError(f"{a} and {b} have no language in common: {' '.join(files[0])} and {' '.join(files[1])}")
-    paired = {
-        code: correctness(read_parquet(files[0][code])[0], read_parquet(files[1][code])[0], code) for code in common
-    }
+    paired = {}
+    for code in common:
+        both = files[0][code], files[1][code]
+        frames = [read_parquet(path)[0] for path in both]
+        paired[code] = correctness(*frames, where=f"{both[0]} and {both[1]}")
     changes = [*compare_languages(paired, seed=seed), compare_group("all", paired, seed=seed)]
     return {change.name: vars(change) for change in changes}
 
@@ -197,8 +201,9 @@ def explain(
     """
     from glotlift.models.load import load_model
 
-    entry = EvalTask.model_validate({"task": task, "source": source, "answers": answers, "limit": limit})
-    settings = EvalRecipe(tasks=(entry,), languages=resolve(languages))
+    content = {"task": task, "source": source, "answers": answers, "limit": limit}
+    settings = validate(EvalRecipe, {"tasks": [content], "languages": resolve(languages)}, "explain", RecipeError)
+    entry = settings.tasks[0]
     test_sets = _read_test_sets(settings)
     folder = RunFolder(Path(output_path))
     loaded = load_model(model, adapter=adapter, dtype=dtype, device=device)
@@ -287,20 +292,11 @@ def _sources(pairs: Sequence[QuestionPair]) -> list[str]:
 
 
 def _save_adapter(model: Any, history: Mapping[str, Any], target: Path) -> None:
-    scratch = None
-    try:
-        scratch = Path(tempfile.mkdtemp(prefix=".adapter.", dir=target.parent))
-        model.save_pretrained(scratch, save_embedding_layers=False)
-        write_json(scratch / "history.json", history)
-        if target.exists():
-            shutil.rmtree(target)
-        scratch.chmod(0o755)
-        scratch.rename(target)
-    except OSError as fault:
-        raise OutputError(f"{target}: cannot be written ({fault.strerror or fault})") from None
-    finally:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
+    def save(folder: Path) -> None:
+        model.save_pretrained(folder, save_embedding_layers=False)
+        write_json(folder / "history.json", history)
+
+    write_folder(target, save)
 
 
 def _merge_stage(recipe: Recipe, folder: RunFolder) -> None:

@@ -4,7 +4,8 @@ Enters: the frame of a prediction file. Leaves: `LanguageScore`.
 
 Raw accuracy mixes two things: whether the model tells the items apart, and where its preference for a label lies. So
 beside it stand the number of predictions a label, AUROC (blind to a constant preference) and accuracy after batch
-calibration (Zhou et al. 2024, arXiv 2309.17249: the mean log-probability of each label over the batch is taken off).
+calibration: the mean log-probability of each label over the items is taken off. That is the idea of Zhou et al. 2024
+(arXiv 2309.17249) with the geometric in place of the arithmetic mean, which makes it blind to a constant preference.
 """
 
 from __future__ import annotations

@@ -6,17 +6,16 @@ and merged weights on some prompts.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from glotlift.errors import OutputError, RunError
+from glotlift.errors import RunError
 from glotlift.models.labels import encode
 from glotlift.models.load import load_model
+from glotlift.runs import write_folder
 
 TOLERANCE = 1e-2
 """Largest logit difference that fp32 merging may make; several hundred times what was seen on the demo model."""
@@ -60,21 +59,12 @@ def merge_adapter(
             f"merging changes logits by {certificate['max_logit_difference']:.2g}, expected at most {TOLERANCE}; "
             "use the adapter unmerged"
         )
-    scratch = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        merged.save_pretrained(scratch)
-        loaded.tokenizer.save_pretrained(scratch)
-        if target.exists():
-            shutil.rmtree(target)
-        scratch.chmod(0o755)
-        scratch.rename(target)
-    except OSError as fault:
-        raise OutputError(f"{target}: cannot be written ({fault.strerror or fault})") from None
-    finally:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
+
+    def save(folder: Path) -> None:
+        merged.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+
+    write_folder(target, save)
     return certificate
 
 

@@ -22,6 +22,7 @@ from glotlift.data.questions import QuestionPair
 from glotlift.errors import DataError, ModelError, RunError
 from glotlift.models.load import LoadedModel
 from glotlift.progress import track
+from glotlift.runs import saving
 from glotlift.training.objective import Collator, target_loss, tokenize_pair
 
 log = logging.getLogger(__name__)
@@ -69,18 +70,23 @@ class _Progress(TrainerCallback):
         self.advance(1)
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        loss = (logs or {}).get("loss")
-        if loss is not None and not math.isfinite(loss):
-            raise RunError(
-                f"the training loss is {loss} at step {state.global_step}, expected a number; lower learning_rate"
-            )
+        step = state.global_step
+        for what in ("loss", "grad_norm"):
+            if not math.isfinite(value := (logs or {}).get(what, 0.0)):
+                raise RunError(f"the training {what} is {value} at step {step}, expected a number; lower learning_rate")
 
     def on_save(self, args, state, control, **kwargs) -> None:
         if state.is_world_process_zero:
             (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
-        self.shown.__exit__(None, None, None)
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar off the terminal; a second call does nothing."""
+        if self.shown is not None:
+            self.shown.__exit__(None, None, None)
+            self.shown = None
 
 
 def tune(
@@ -180,7 +186,11 @@ def tune(
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    try:
+        with saving(checkpoints):
+            trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    finally:
+        callback.close()
     history = {
         "log": [entry for entry in trainer.state.log_history if "loss" in entry],
         "validation_loss": _validation_loss(trainer, loaded, validation, max_length),
@@ -235,4 +245,6 @@ def _validation_loss(
                 total += target_loss(trainer.model, batch, 1).item()  # pyright: ignore[reportArgumentType]
                 count += (batch["labels"] >= 0).sum().item()
         losses[code] = round(total / count, 6)
+        if not math.isfinite(losses[code]):
+            raise RunError(f"the validation loss in {code} is {losses[code]}, expected a number; lower learning_rate")
     return losses
