@@ -128,7 +128,7 @@ def tune(
         weight_decay: AdamW's.
         max_grad_norm: gradients are clipped to this norm.
         epochs: passes over the pairs.
-        batch_size: pairs an optimizer step, over all processes.
+        batch_size: pairs an optimizer step of one process.
         micro_batch_size: pairs a forward pass.
         max_length: tokens a pair may have.
         save_steps: optimizer steps between checkpoints.
