@@ -14,6 +14,7 @@ import yaml
 
 from glotlift.pipeline import run
 from glotlift.recipe import load_recipe
+from glotlift.tasks import load
 
 STAGES = ("data", "train", "merge", "eval", "explain")
 
@@ -100,6 +101,25 @@ def test_a_changed_recipe_does_again_only_what_depends_on_it(recipe, again, tmp_
     assert (folder / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == adapter
     assert german.stat().st_mtime_ns == before
     assert (folder / "predictions" / "tuned" / "sentiment" / "fr.parquet").is_file()
+
+
+def test_a_changed_prompt_is_evaluated_again(recipe, again, tmp_path):
+    """The recipe names a task file; what stands in it decides the numbers."""
+    task = tmp_path / "sentiment.yaml"
+    builtin = Path(load.__file__).parent / "builtin" / "sentiment.yaml"
+    task.write_text(builtin.read_text(encoding="utf-8"), encoding="utf-8")
+    content = yaml.safe_load(recipe.read_text())
+    content["eval"]["tasks"][0]["task"] = str(task)
+    with_file = tmp_path / "with-file.yaml"
+    with_file.write_text(yaml.safe_dump(content))
+    run(with_file, again)
+    predictions = again / "predictions" / "tuned" / "sentiment"
+    before = {code: (predictions / f"{code}.parquet").read_bytes() for code in ("en", "de")}
+    german = task.read_text(encoding="utf-8").replace("Bewertung: ", "Urteil: ")
+    task.write_text(german, encoding="utf-8")
+    run(with_file, again)
+    assert (predictions / "de.parquet").read_bytes() != before["de"]
+    assert (predictions / "en.parquet").read_bytes() == before["en"]
 
 
 # When to kill: as soon as this is there.

@@ -41,6 +41,7 @@ def run(recipe: Recipe | str | Path, output_path: str | Path | None = None) -> P
     """
     recipe, folder = _open(recipe, output_path)
     test_sets = _read_test_sets(recipe.eval)  # faults in test data show before hours of training
+    _explained(recipe, test_sets)  # and so do faults in what is to be explained
     _data_stage(recipe, folder, test_sets)
     _train_stage(recipe, folder)
     _merge_stage(recipe, folder)
@@ -250,7 +251,7 @@ def _data_stage(recipe: Recipe, folder: RunFolder, test_sets: TestSets) -> None:
         target=settings.target, limit=settings.limit, columns=settings.columns,
     )  # fmt: skip
     text = dump_pairs(pairs)
-    fingerprint = digest(text)
+    fingerprint = digest(text, _contents(test_sets))  # the audit looks for the test items in the pairs
     if folder.is_done("data", fingerprint):
         return
     with folder.stage("data", fingerprint) as notes:
@@ -300,20 +301,22 @@ def _save_adapter(model: Any, history: Mapping[str, Any], target: Path) -> None:
 
 
 def _merge_stage(recipe: Recipe, folder: RunFolder) -> None:
-    from glotlift.models.load import digest, weights_fingerprint
+    from glotlift.models.load import digest, model_source, weights_fingerprint
 
     adapter = folder.path / "adapter"
     if not (adapter / "adapter_config.json").is_file():
         raise DataError(f"{folder.path}: got no adapter, expected one from `glotlift train`")
-    fingerprint = digest(weights_fingerprint(str(adapter)), recipe.model, recipe.dtype)
+    weights = weights_fingerprint(model_source(recipe.model)), weights_fingerprint(str(adapter))
+    fingerprint = digest(weights, recipe.model, recipe.dtype)
     if folder.is_done("merge", fingerprint) and (folder.path / "merged" / "config.json").is_file():
         return
     from glotlift.training.merge import merge_adapter
 
-    held_out = load_pairs(folder.path / "data" / "pairs.jsonl")[:16]
+    pairs = load_pairs(folder.path / "data" / "pairs.jsonl")
+    _, held_out = split_validation(pairs, recipe.data.validation_fraction, recipe.seed)
     with folder.stage("merge", fingerprint):
         certificate = merge_adapter(
-            recipe.model, str(adapter), folder.path / "merged", [pair.input for pair in held_out],
+            recipe.model, str(adapter), folder.path / "merged", [pair.input for pair in (held_out or pairs)[:16]],
             dtype=recipe.dtype, device=recipe.device,
         )  # fmt: skip
         write_json(folder.path / "merge.json", certificate)
@@ -326,11 +329,7 @@ def _eval_and_explain(recipe: Recipe, folder: RunFolder, test_sets: TestSets) ->
 
     adapter = folder.path / "adapter"
     weights = weights_fingerprint(model_source(recipe.model)), weights_fingerprint(str(adapter)), recipe.dtype
-    rows = {
-        key: {code: [(item.id, dict(item.fields), item.gold) for item in items] for code, items in by_language.items()}
-        for key, (_, by_language) in test_sets.items()
-    }
-    eval_fingerprint = digest(weights, recipe.eval.model_dump(mode="json"), rows)
+    eval_fingerprint = digest(weights, recipe.eval.model_dump(mode="json"), _contents(test_sets))
     explain_fingerprint = digest(eval_fingerprint, recipe.explain.model_dump(mode="json"))
     eval_done = folder.is_done("eval", eval_fingerprint) and (folder.path / "scores.json").is_file()
     explain_done = folder.is_done("explain", explain_fingerprint)
@@ -341,16 +340,35 @@ def _eval_and_explain(recipe: Recipe, folder: RunFolder, test_sets: TestSets) ->
         with folder.stage("eval", eval_fingerprint):
             _evaluate(loaded, recipe.eval, test_sets, folder, adapter, recipe.seed, True)
     if not explain_done:
-        entry = next(e for e in recipe.eval.tasks if e.key == (recipe.explain.task or recipe.eval.tasks[0].key))
-        task, items = test_sets[entry.key]
-        chosen = recipe.explain.languages or tuple(items)
-        if missing := [code for code in chosen if code not in items]:
-            raise LanguageError(
-                f"explain.languages: {' '.join(missing)} not in test set {entry.key!r}: {' '.join(items)}"
-            )
-        items = {code: items[code][: recipe.explain.limit] for code in chosen}
+        entry, task, items = _explained(recipe, test_sets)
         with folder.stage("explain", explain_fingerprint):
             _explain(loaded, task, entry, items, folder, recipe.eval.token_budget, recipe.seed)
+
+
+def _contents(test_sets: TestSets) -> list[Any]:
+    """Return all that test sets hold, as JSON can: prompts, demonstrations and answer words, and every item."""
+    return [
+        (key, task.model_dump(mode="json"), code, [(item.id, dict(item.fields), item.gold) for item in items])
+        for key, (task, by_language) in test_sets.items()
+        for code, items in by_language.items()
+    ]
+
+
+def _explained(recipe: Recipe, test_sets: TestSets) -> tuple[EvalTask, Task, dict[str, list[Item]]]:
+    """Return the test set that lens and geometry look at, with its items a language.
+
+    Raises:
+        LanguageError: a language to explain is not evaluated.
+        TaskError: the task has no answer words of a language's own.
+    """
+    entry = next(e for e in recipe.eval.tasks if e.key == (recipe.explain.task or recipe.eval.tasks[0].key))
+    task, items = test_sets[entry.key]
+    chosen = recipe.explain.languages or tuple(items)
+    if missing := [code for code in chosen if code not in items]:
+        raise LanguageError(f"explain.languages: {' '.join(missing)} not in test set {entry.key!r}: {' '.join(items)}")
+    for code in chosen:
+        task.answers(code, "own")
+    return entry, task, {code: items[code][: recipe.explain.limit] for code in chosen}
 
 
 def _evaluate(
