@@ -1,6 +1,7 @@
 """The languages glotlift knows, and what it knows of them.
 
-Enters: a code as people write it (`de`, `deu`, `deu_Latn`, `German`). Leaves: a `Language`.
+Enters: a code as people write it (`de`, `deu`, `deu_Latn`, `German`). Leaves: a `Language`. Of the twenty languages of
+the table everything is known; of any other BCP-47 code what `langcodes` knows: names and script, no family or class.
 `resource` is the class of Joshi et al. 2020 ("The State and Fate of Linguistic Diversity"), 0 (none) to 5 (most).
 `confusable` lists languages that a language identifier commonly takes for this one.
 """
@@ -9,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 from glotlift.errors import LanguageError, nearest
 
 
 @dataclass(frozen=True)
 class Language:
-    """One language: codes, names, script (ISO 15924), direction, family, resource class."""
+    """One language: codes, names, script (ISO 15924), direction, family (`""` unknown), resource class."""
 
     code: str
     iso639_3: str
@@ -24,7 +26,7 @@ class Language:
     endonym: str
     script: str
     family: str
-    resource: int
+    resource: int | None
     confusable: tuple[str, ...] = ()
     direction: str = "ltr"
 
@@ -61,15 +63,50 @@ def language(code: str) -> Language:
     """Return the language of a BCP-47, ISO 639-3 or FLORES code, English name or endonym.
 
     Raises:
-        LanguageError: none of the known languages has this code.
+        LanguageError: it is none of the known languages, nor a BCP-47 code.
     """
     wanted = str(code).strip().casefold()
     for entry in LANGUAGES.values():
         names = (entry.code, entry.iso639_3, entry.flores, entry.name, entry.endonym)
         if wanted in (name.casefold() for name in names):
             return entry
+    if is_code(str(code).strip()):
+        return _other(str(code).strip())
     hint = nearest(wanted, [*LANGUAGES, *(entry.name.casefold() for entry in LANGUAGES.values())])
-    raise LanguageError(f"unknown language {code!r}{hint}; expected one of: {' '.join(LANGUAGES)}")
+    expected = f"expected one of: {' '.join(LANGUAGES)}, or another BCP-47 code"
+    raise LanguageError(f"unknown language {code!r}{hint}; {expected}")
+
+
+def is_code(code: str) -> bool:
+    """Return whether a text is a valid BCP-47 code, in the usual spelling (`pt-BR`, not `PT_br`)."""
+    import langcodes
+
+    return langcodes.tag_is_valid(code) and langcodes.standardize_tag(code) == code
+
+
+@cache
+def _other(code: str) -> Language:
+    """Return what is known of a language that is not in the table."""
+    import langcodes
+
+    tag = langcodes.Language.get(code)
+    script = tag.maximize().script or ""
+    try:
+        iso639_3 = tag.to_alpha3()
+    except LookupError:
+        iso639_3 = ""
+    direction = "rtl" if script in _RIGHT_TO_LEFT else "ltr"
+    names = tag.display_name("en"), tag.autonym()
+    return Language(code, iso639_3, f"{iso639_3}_{script}", *names, script, "", None, direction=direction)
+
+
+_RIGHT_TO_LEFT = ("Arab", "Hebr", "Syrc", "Thaa", "Nkoo", "Adlm", "Rohg")
+
+
+def in_order(codes: Iterable[str]) -> list[str]:
+    """Return codes in the order of the table, others behind it in their own order."""
+    rank = {code: position for position, code in enumerate(LANGUAGES)}
+    return sorted(codes, key=lambda code: rank.get(code, len(rank)))
 
 
 def resolve(codes: str | Iterable[str]) -> tuple[str, ...]:
@@ -91,7 +128,7 @@ def resolve(codes: str | Iterable[str]) -> tuple[str, ...]:
         except LanguageError as error:
             faults.append(str(error).split(";")[0])
     if faults:
-        raise LanguageError(f"{'; '.join(faults)}; expected codes from: {' '.join(LANGUAGES)}")
+        raise LanguageError(f"{'; '.join(faults)}; expected BCP-47 codes such as: {' '.join(LANGUAGES)}")
     if not found:
         raise LanguageError("no language was given; expected codes such as `de sw` or `all`")
     return tuple(found)

@@ -80,15 +80,22 @@ class TrainRecipe(Frozen):
 
 
 class EvalTask(Frozen):
-    """A test set. `name` is what it is called in results; by default the task's name."""
+    """A test set. `name` is what it is called in results; by default the task's name.
+
+    `source` is where its rows are: by default what the task file says under `data`, else the bundled sample.
+    `closing_quote` scores the quote behind an answer word too; `demo_seed` draws the demonstrations from the pool.
+    """
 
     task: str
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]+$")
-    source: str = "sample"
+    source: str | None = None
     answers: str = "own"
     languages: Codes | None = None
     limit: Count | None = None
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    demo_seed: Annotated[int, Field(ge=0)] | None = None
+    closing_quote: bool = False
+    apply_chat_template: bool = False
     gold: str | None = None
     columns: dict[str, str] = {}
 
@@ -99,12 +106,14 @@ class EvalTask(Frozen):
 
 
 class EvalRecipe(Frozen):
-    """Constrained decoding in many languages. `scoring` decides; the other one is stored beside it."""
+    """Constrained decoding in many languages. `scoring` and `calibration` decide; all others are stored beside it."""
 
     tasks: tuple[EvalTask, ...] = Field(min_length=1)
     languages: Codes = resolve("all")
-    scoring: Literal["sequence", "prefix-mass"] = "sequence"
+    scoring: Literal["sequence", "prefix-mass", "first-token"] = "sequence"
+    calibration: Literal["none", "contextual", "batch"] = "none"
     token_budget: Count = 1024
+    batch_size: Count | Literal["auto"] = "auto"
 
     @model_validator(mode="after")
     def _distinct(self) -> EvalRecipe:

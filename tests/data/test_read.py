@@ -141,7 +141,7 @@ ROW_FAULTS = {
     "no gold at all": ([{"text": "a"}], r"row 1: no gold column; it has text, expected label, answer or gold"),
     "no gold in a row": ([ROWS[0], {"id": "b", "text": "x"}], r"row 2: no column 'label'"),
     "unknown label": ([ROWS[0], {**ROWS[1], "label": "meh"}], r"row 2: unknown label 'meh'; expected one of: positive"),
-    "number": ([{**ROWS[0], "label": 1}], r"row 1: 'label' is 1, expected text"),
+    "number": ([{**ROWS[0], "label": 1}], r"row 1: unknown label '1'; expected one of: positive"),
     "empty": ([ROWS[0], {**ROWS[1], "text": " \n"}], r"row 2: 'text' is empty, expected text"),
     "no field": ([{"txt": "a", "label": "positive"}], r"row 1: no column 'text'; it has: txt, label"),
     "null": ([{"text": None, "label": "positive"}], r"row 1: 'text' is None, expected text"),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from glotlift.data.read import Table, paper_file, path_of, read_table
 from glotlift.errors import DataError
-from glotlift.languages import LANGUAGES
+from glotlift.languages import language
 from glotlift.tasks.load import sample_pattern
 from glotlift.tasks.task import Task
 
@@ -35,7 +35,7 @@ class QuestionPair:
 
 def instruction(source: str, target: str) -> str:
     """Return the line that asks for the translation."""
-    return f"Translate the input from {LANGUAGES[source].name} to {LANGUAGES[target].name}:"
+    return f"Translate the input from {language(source).name} to {language(target).name}:"
 
 
 def read_pairs(

@@ -5,6 +5,7 @@ Enters: where rows are. One of
     a folder                          the paper's layout, `<folder>/**/<set>_<lang><n>_test.json`
     a path with `{lang}` in it        one JSON, JSONL, CSV or Parquet file a language
     `hub:owner/name:config:split`     a data set of the Hugging Face hub; `{lang}` may stand in the config
+    a file or hub data set for all languages, with a column that says which row is in which
 Leaves: `Item`s, gold as label id. A fault names the file and the row.
 """
 
@@ -69,7 +70,7 @@ class Table:
 
 def read_items(
     task: Task,
-    source: str,
+    source: str | None,
     languages: tuple[str, ...],
     *,
     limit: int | None = None,
@@ -80,7 +81,7 @@ def read_items(
 
     Args:
         task: the task whose fields and labels the rows must have.
-        source: see the module's head.
+        source: see the module's head; None for what the task file says under `data`, else `sample`.
         languages: codes.
         limit: only the first so many rows a language; None for all.
         gold: the column with the right label (an id or a word of any answer set); None to look for `GOLD_COLUMNS`.
@@ -89,22 +90,50 @@ def read_items(
     Raises:
         DataError: a file is missing or malformed, or a row lacks a field or a known label.
     """
-    if source.startswith("hub:"):
-        return {code: _items(task, _hub(source, code), code, limit, gold, columns or {}) for code in languages}
-    if source == "sample":
+    where = source or (task.data.source if task.data else "sample")
+    if where != "sample" and not where.startswith("hub:") and Path(where).is_dir():
+        return _paper_items(task, Path(where), languages, limit)
+    gold = gold or (task.data.gold if task.data else None)
+    columns = {**(task.data.columns if task.data else {}), **(columns or {})}
+    tables = read_tables(task, source, languages)
+    return {code: _items(task, table, code, limit, gold, columns) for code, table in tables.items()}
+
+
+def read_tables(task: Task, source: str | None, languages: tuple[str, ...]) -> dict[str, Table]:
+    """Return the rows of every language as they are, without looking at fields and gold; arguments as `read_items`.
+
+    Raises:
+        DataError: a file is missing or malformed, or has no rows in a language.
+    """
+    where = source or (task.data.source if task.data else "sample")
+    column = task.data.language_column if task.data and where == task.data.source else None
+    if where.startswith("hub:"):
+        if column is None:
+            return {code: _hub(where, code) for code in languages}
+        return _by_language(_hub(where, ""), column, languages)
+    if where == "sample":
         pattern = sample_pattern(task.name, "items")
         if pattern is None:
             raise DataError(
                 f"task {task.name!r} has no bundled sample; name a folder, a file pattern or a hub data set"
             )
-    elif Path(source).is_dir():
-        return _paper_items(task, Path(source), languages, limit)
-    else:
-        pattern = source
-    return {
-        code: _items(task, read_table(path_of(pattern, code, languages)), code, limit, gold, columns or {})
-        for code in languages
-    }
+        where = pattern
+    if column is not None:
+        return _by_language(read_table(Path(where)), column, languages)
+    return {code: read_table(path_of(where, code, languages)) for code in languages}
+
+
+def _by_language(table: Table, column: str, languages: tuple[str, ...]) -> dict[str, Table]:
+    """Return the rows of each language; their numbers in messages then count within the language."""
+    rows: dict[str, list[dict[str, Any]]] = {code: [] for code in languages}
+    for index, row in enumerate(table.rows):
+        code = table.text(index, column)
+        if code in rows:
+            rows[code].append(row)
+    if empty := [code for code, found in rows.items() if not found]:
+        has = sorted({str(row[column]) for row in table.rows})
+        raise DataError(f"{table.source}: no rows in {', '.join(empty)}; column {column!r} has: {' '.join(has)}")
+    return {code: Table(f"{table.source} ({column} {code})", found) for code, found in rows.items()}
 
 
 def path_of(pattern: str, language: str, languages: tuple[str, ...]) -> Path:
@@ -211,7 +240,12 @@ def _hub(source: str, language: str) -> Table:
     return Table(":".join(part for part in ("hub", name, config, split or "test") if part), table)
 
 
-def _gold_column(table: Table, named: str | None) -> str:
+def gold_column(table: Table, named: str | None) -> str:
+    """Return the column with the right labels: the one named, else the first of `GOLD_COLUMNS`.
+
+    Raises:
+        DataError: the table has none.
+    """
     has = list(table.rows[0])
     wanted = (named,) if named else GOLD_COLUMNS
     found = next((column for column in wanted if column in has), None)
@@ -223,13 +257,15 @@ def _gold_column(table: Table, named: str | None) -> str:
 def _items(
     task: Task, table: Table, language: str, limit: int | None, gold: str | None, columns: Mapping[str, str]
 ) -> list[Item]:
-    column = _gold_column(table, gold)
+    column = gold_column(table, gold)
     labels = [_label(task, table, index, column, language) for index in range(len(table.rows[:limit]))]
     return _with_labels(task, table, labels, columns)
 
 
 def _label(task: Task, table: Table, index: int, column: str, language: str) -> str:
-    word = table.text(index, column)
+    value = table.rows[index].get(column)
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    word = str(value) if is_number else table.text(index, column)  # ids such as 0 and 1 may be numbers
     try:
         return task.label_of(language, word)
     except DataError as fault:
@@ -252,15 +288,15 @@ def _paper_items(task: Task, folder: Path, languages: tuple[str, ...], limit: in
     labels apart row by row, which shows that the rows are parallel.
     """
     english = read_table(paper_file(folder, task.name, "en", "test"))
-    gold_column = _gold_column(english, None)
-    gold = [_label(task, english, index, gold_column, "en") for index in range(len(english.rows))]
+    column = gold_column(english, None)
+    gold = [_label(task, english, index, column, "en") for index in range(len(english.rows))]
     _, columns = _PAPER[task.name]
     items = {}
     for code in languages:
         table = read_table(paper_file(folder, task.name, code, "test"))
         if len(table.rows) != len(gold):
             raise DataError(f"{table.source}: got {len(table.rows)} rows, expected {len(gold)} as in English")
-        _check_parallel(table, gold, _gold_column(table, None))
+        _check_parallel(table, gold, gold_column(table, None))
         items[code] = _with_labels(task, table, gold[:limit], columns)
     return items
 

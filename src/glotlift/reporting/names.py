@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from glotlift import languages
+from glotlift.errors import LanguageError
 from glotlift.languages import LANGUAGES, Language
 
 SEEN, PIVOT, UNSEEN = "Tuned on", "Pivot", "Never tuned on"
@@ -17,7 +19,10 @@ SEEN, PIVOT, UNSEEN = "Tuned on", "Pivot", "Never tuned on"
 
 def language(code: str) -> Language:
     """Return a language; one that glotlift does not know is called by its code."""
-    return LANGUAGES.get(code) or Language(code, code, code, code, "", "–", "–", 0)
+    try:
+        return languages.language(code)
+    except LanguageError:
+        return Language(code, code, code, code, "", "", None)
 
 
 def ordered(codes: Iterable[str]) -> list[str]:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from glotlift.errors import TaskError, nearest
-from glotlift.languages import LANGUAGES
+from glotlift.languages import is_code
 from glotlift.schema import read_yaml, validate
 from glotlift.tasks.task import Task
 
@@ -50,10 +50,15 @@ def _read(path: Path) -> Task:
     if isinstance(content, dict) and isinstance(content.get("languages"), dict):
         if False in content["languages"]:
             raise TaskError(f'{path}: languages: YAML reads the bare key `no` as false; write "no" for Norwegian')
-        unknown = [str(code) for code in content["languages"] if code not in LANGUAGES]
+        unknown = [str(code) for code in content["languages"] if not is_code(str(code))]
         if unknown:
-            raise TaskError(f"{path}: languages: got {', '.join(unknown)}, expected codes from: {' '.join(LANGUAGES)}")
-    return validate(Task, content, str(path), TaskError)
+            raise TaskError(f"{path}: languages: got {', '.join(unknown)}, expected BCP-47 codes such as de, pt-BR")
+    task = validate(Task, content, str(path), TaskError)
+    if task.data is None or task.data.source.startswith("hub:") or Path(task.data.source).is_absolute():
+        return task
+    return task.model_copy(
+        update={"data": task.data.model_copy(update={"source": str(path.parent / task.data.source)})}
+    )
 
 
 def sample_pattern(task: str, kind: str) -> str | None:

@@ -2,8 +2,8 @@
 
 Enters: a task definition (YAML, see `glotlift.tasks.load`) and an `Item`. Leaves: text. No model is known here.
 
-A prompt is the demonstrations, a blank line between two of them, then the item, then the answer cue. The cue ends
-directly before the answer word, usually in an opening double quote:
+A prompt is the demonstrations, a blank line behind each, then the item, then the answer cue. The cue ends directly
+before the answer word, usually in an opening double quote:
 
     Review: Works well and looks lovely in our kitchen.
     Sentiment: "positive"
@@ -13,12 +13,15 @@ directly before the answer word, usually in an opening double quote:
 
     Review: {text}
     Sentiment: "
+
+In place of demonstrations a language may have a verbatim `preamble`, which is used byte for byte.
 """
 
 from __future__ import annotations
 
+import random
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -26,6 +29,9 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from glotlift.errors import DataError, LanguageError, TaskError, one_of
 from glotlift.schema import Frozen
+
+ANSWERS_IN = "in:"
+"""Begins the name of an answer set that is another language's own words, as in `in:de`."""
 
 AnswerSet = dict[str, str]
 """Label id -> the word that stands for it in an answer, e.g. `{"positive": "gut", "negative": "schlecht"}`."""
@@ -64,12 +70,53 @@ class Demonstration(Frozen):
 
 
 class LanguagePack(Frozen):
-    """A task in one language."""
+    """A task in one language.
 
-    question: str = Field(min_length=1)
-    cue: str = Field(min_length=1)
+    Attributes:
+        question: one item, with the task's fields as `{field}`.
+        cue: the line behind it, up to the answer word.
+        template: question and cue in one text, in place of the two.
+        answer_sets: name -> answer words.
+        demonstrations: worked examples, shown in this order.
+        pool: more of them, from which `demo_seed` draws and which serve a `num_fewshot` beyond the demonstrations.
+        preamble: text before the item, byte for byte, in place of demonstrations: one for all answer sets, or one each.
+    """
+
+    question: str | None = Field(None, min_length=1)
+    cue: str | None = Field(None, min_length=1)
+    template: str | None = Field(None, min_length=1)
     answer_sets: dict[str, dict[Text, Text]] = {}
     demonstrations: tuple[Demonstration, ...] = ()
+    pool: tuple[Demonstration, ...] = ()
+    preamble: str | dict[str, str] | None = None
+
+    @property
+    def layout(self) -> str:
+        """How one item is written, up to the answer word, as a format string; braces of the cue are literal."""
+        if self.template is not None:
+            return self.template
+        return f"{self.question}\n{(self.cue or '').replace('{', '{{').replace('}', '}}')}"
+
+    @property
+    def closing(self) -> str:
+        """What closes an answer word: a double quote where the cue opens one."""
+        return '"' if self.layout.endswith('"') else ""
+
+
+class TaskData(Frozen):
+    """Where a task's test rows are. See `glotlift.data.read` for `source`; a relative path counts from the task file.
+
+    Attributes:
+        source: a path with `{lang}` in it, a file with a `language_column`, a folder in the paper's layout, `hub:NAME`.
+        gold: the column with the right label; looked for when not named.
+        columns: the column of a field, where it is not named like the field.
+        language_column: the column that says a row's language, where one file or data set holds them all.
+    """
+
+    source: str
+    gold: str | None = None
+    columns: dict[str, str] = {}
+    language_column: str | None = None
 
 
 class Task(Frozen):
@@ -81,6 +128,7 @@ class Task(Frozen):
     fields: tuple[str, ...] = Field(min_length=1)
     labels: tuple[Text, ...] = Field(min_length=2, max_length=20)
     answer_sets: dict[str, dict[Text, Text]] = {}
+    data: TaskData | None = None
     languages: dict[Annotated[str, BeforeValidator(_text)], LanguagePack] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -106,11 +154,15 @@ class Task(Frozen):
 
         Args:
             language: code of the prompt language.
-            answer_set: `own` (words of the prompt language), or a set of the task file such as `english`, `arbitrary`.
+            answer_set: `own` (words of the prompt language), a set of the task file such as `english` or `arbitrary`,
+                or `in:<code>`, the own words of another language of the task.
 
         Raises:
             TaskError: there is no such answer set for this language.
+            LanguageError: the task has no prompts in the language, or in that of `in:<code>`.
         """
+        if answer_set.startswith(ANSWERS_IN):
+            return self.answers(answer_set.removeprefix(ANSWERS_IN), "own")
         known = {**self.answer_sets, **self.pack(language).answer_sets}
         if answer_set not in known:
             expected = one_of(known) or "(the task defines none)"
@@ -119,32 +171,76 @@ class Task(Frozen):
 
     def question(self, language: str, fields: Mapping[str, str]) -> str:
         """Return one question up to and including the cue, without demonstrations."""
-        pack = self.pack(language)
-        return f"{pack.question.format_map(fields)}\n{pack.cue}"
+        return self.pack(language).layout.format_map(fields)
 
-    def preamble(self, language: str, answer_set: str, num_fewshot: int | None = None) -> str:
-        """Return the demonstrations with the blank line that parts them from the question.
+    def shown(
+        self, language: str, num_fewshot: int | None = None, demo_seed: int | None = None
+    ) -> tuple[Demonstration, ...]:
+        """Return the demonstrations of a prompt, in order.
+
+        Args:
+            language: code of the prompt language.
+            num_fewshot: how many; None for as many as `demonstrations` has. More than that come from the pool.
+            demo_seed: draws them from demonstrations and pool, as evenly over the labels as can be, and shuffles them.
+                The same ones in all languages whose examples have the same labels in the same order. None for the
+                first of the file, in its order.
+
+        Raises:
+            TaskError: the task has fewer in this language, or a verbatim preamble, which cannot be cut.
+        """
+        pack = self.pack(language)
+        if pack.preamble is not None:
+            if num_fewshot or demo_seed is not None:
+                got = f"num_fewshot {num_fewshot}" if num_fewshot else f"demo_seed {demo_seed}"
+                raise TaskError(f"task {self.name!r}, {language}: got {got}, expected none for a verbatim preamble")
+            return ()
+        examples = (*pack.demonstrations, *pack.pool)
+        count = len(pack.demonstrations) if num_fewshot is None else num_fewshot
+        if count > len(examples):
+            got = f"got num_fewshot {count}, expected at most {len(examples)}"
+            raise TaskError(f"task {self.name!r}, {language}: {got}")
+        if demo_seed is None:
+            return examples[:count]
+        labels = [example.label for example in examples]
+        return tuple(examples[index] for index in _drawn(labels, count, demo_seed))
+
+    def preamble(
+        self, language: str, answer_set: str, num_fewshot: int | None = None, demo_seed: int | None = None
+    ) -> str:
+        """Return what stands before the question: the demonstrations with a blank line behind each, or verbatim text.
 
         Args:
             language: code of the prompt language.
             answer_set: see `answers`.
-            num_fewshot: use only the first so many demonstrations; None for all.
+            num_fewshot: see `shown`; 0 also leaves out a verbatim preamble.
+            demo_seed: see `shown`.
 
         Raises:
-            TaskError: the task has fewer demonstrations in this language, or no such answer set.
+            TaskError: as `shown`; or there is no such answer set, or no verbatim preamble for it.
         """
-        words = self.answers(language, answer_set)
-        if (has := len(self.pack(language).demonstrations)) < (num_fewshot or 0):
-            raise TaskError(f"task {self.name!r}, {language}: got num_fewshot {num_fewshot}, expected at most {has}")
-        closing = '"' if self.pack(language).cue.endswith('"') else ""
+        words, pack = self.answers(language, answer_set), self.pack(language)
+        shown = self.shown(language, num_fewshot, demo_seed)
+        if pack.preamble is not None and num_fewshot != 0:
+            if isinstance(pack.preamble, str):
+                return pack.preamble
+            if answer_set not in pack.preamble:
+                has = one_of(pack.preamble)
+                raise TaskError(f"task {self.name!r}, {language}: no preamble for answer set {answer_set!r}; it has {has}")
+            return pack.preamble[answer_set]
         return "".join(
-            f"{self.question(language, shown.fields)}{words[shown.label]}{closing}\n\n"
-            for shown in self.pack(language).demonstrations[:num_fewshot]
+            f"{self.question(language, each.fields)}{words[each.label]}{pack.closing}\n\n" for each in shown
         )
 
-    def prompt(self, language: str, answer_set: str, fields: Mapping[str, str], num_fewshot: int | None = None) -> str:
+    def prompt(
+        self,
+        language: str,
+        answer_set: str,
+        fields: Mapping[str, str],
+        num_fewshot: int | None = None,
+        demo_seed: int | None = None,
+    ) -> str:
         """Return the whole prompt: demonstrations, question, cue."""
-        return self.preamble(language, answer_set, num_fewshot) + self.question(language, fields)
+        return self.preamble(language, answer_set, num_fewshot, demo_seed) + self.question(language, fields)
 
     def label_of(self, language: str, word: str) -> str:
         """Return the label id that a gold value means: an id, or a word of any answer set.
@@ -166,6 +262,21 @@ class Task(Frozen):
         raise DataError(f"unknown label {word!r}; expected one of: {', '.join(dict.fromkeys(known))}")
 
 
+def _drawn(labels: Sequence[str], count: int, seed: int) -> list[int]:
+    """Return `count` indexes, as even over the labels as can be, in random order."""
+    generator = random.Random(seed)
+    order = list(range(len(labels)))
+    generator.shuffle(order)
+    rank: dict[str, int] = {}
+    rounds = []
+    for index in order:  # the first of every label, then the second of every label, ...
+        rounds.append((rank.setdefault(labels[index], 0), index))
+        rank[labels[index]] += 1
+    chosen = [index for _, index in sorted(rounds, key=lambda pair: pair[0])[:count]]
+    generator.shuffle(chosen)
+    return chosen
+
+
 def _faults(task: Task) -> list[str]:
     """Return what is wrong with a task beyond the types of its keys."""
     faults = []
@@ -177,20 +288,36 @@ def _faults(task: Task) -> list[str]:
         where = f"languages.{code}"
         for name, words in pack.answer_sets.items():
             faults += _answer_faults(task, f"{where}.answer_sets.{name}", words)
-        try:
-            used = {field for _, field, _, _ in string.Formatter().parse(pack.question) if field is not None}
-        except ValueError as error:
-            faults.append(f"{where}.question: {error}; write {{{{ and }}}} for literal braces")
-            continue
-        if used != set(task.fields):
-            faults.append(f"{where}.question: got the fields {sorted(used)}, expected {sorted(task.fields)}")
-        for number, shown in enumerate(pack.demonstrations, 1):
-            place = f"{where}.demonstrations[{number}]"
-            if shown.label not in task.labels:
-                faults.append(f"{place}: got label {shown.label!r}, expected {one_of(task.labels)}")
-            if set(shown.fields) != set(task.fields):
-                faults.append(f"{place}: got the fields {sorted(shown.fields)}, expected {sorted(task.fields)}")
+        faults += _layout_faults(task, where, pack)
+        for key in ("demonstrations", "pool"):
+            for number, shown in enumerate(getattr(pack, key), 1):
+                place = f"{where}.{key}[{number}]"
+                if shown.label not in task.labels:
+                    faults.append(f"{place}: got label {shown.label!r}, expected {one_of(task.labels)}")
+                if set(shown.fields) != set(task.fields):
+                    faults.append(f"{place}: got the fields {sorted(shown.fields)}, expected {sorted(task.fields)}")
+        if pack.preamble is not None and (pack.demonstrations or pack.pool):
+            faults.append(f"{where}: got a preamble and demonstrations, expected one of them")
+        named = {*task.answer_sets, *pack.answer_sets}
+        if isinstance(pack.preamble, dict) and (unknown := sorted(set(pack.preamble) - named)):
+            faults.append(f"{where}.preamble: got {one_of(unknown)}, expected answer sets: {one_of(sorted(named))}")
     return faults
+
+
+def _layout_faults(task: Task, where: str, pack: LanguagePack) -> list[str]:
+    has = pack.question is not None, pack.cue is not None, pack.template is not None
+    if has not in ((True, True, False), (False, False, True)):
+        got = [name for name, there in zip(("question", "cue", "template"), has, strict=True) if there]
+        return [f"{where}: got {' and '.join(got) or 'no question'}, expected question and cue, or template"]
+    place = f"{where}.question" if pack.template is None else f"{where}.template"
+    try:
+        parsed = string.Formatter().parse(pack.template or pack.question or "")
+        used = {field for _, field, _, _ in parsed if field is not None}
+    except ValueError as error:
+        return [f"{place}: {error}; write {{{{ and }}}} for literal braces"]
+    if used != set(task.fields):
+        return [f"{place}: got the fields {sorted(used)}, expected {sorted(task.fields)}"]
+    return []
 
 
 def _answer_faults(task: Task, where: str, words: Mapping[str, str]) -> list[str]:
