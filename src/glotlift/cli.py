@@ -37,8 +37,16 @@ Model = Annotated[str, typer.Option("--model", help="Hub id, folder, .gguf file,
 Adapter = Annotated[str | None, typer.Option("--adapter", help="A peft adapter to compare with the base.")]
 Languages = Annotated[str, typer.Option("--languages", help="Codes such as `de,sw`, or `all`.")]
 Source = Annotated[
-    str, typer.Option("--data", help="`sample`, a folder in the paper's layout, a path with {lang}, hub:NAME.")
+    str | None,
+    typer.Option(
+        "--data",
+        help="`sample`, a folder in the paper's layout, a path with {lang}, hub:NAME; by default the task file's own.",
+    ),
 ]
+Answers = Annotated[
+    str, typer.Option("--answers", help="own, english, arbitrary, in:CODE or sets of the task file, by commas.")
+]
+NumFewshot = Annotated[int | None, typer.Option("--num-fewshot", min=0, help="Demonstrations; the file's by default.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Items a language.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of all draws.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
@@ -98,24 +106,35 @@ def merge(run_path: RunPath) -> None:
 
 @app.command("eval")
 def evaluate(
-    model: Model = "demo",
+    model: Annotated[
+        str, typer.Option("--model", help="Hub id, folder, .gguf file, `demo`, or openai:URL#NAME.")
+    ] = "demo",
     adapter: Adapter = None,
     tasks: Annotated[str, typer.Option("--tasks", help="Names or files, separated by commas.")] = "sentiment",
     languages: Languages = "all",
-    data: Source = "sample",
-    answers: Annotated[
-        str, typer.Option("--answers", help="own, english, arbitrary or sets of the task file.")
-    ] = "own",
-    scoring: Annotated[str, typer.Option("--scoring", help="sequence or prefix-mass.")] = "sequence",
+    data: Source = None,
+    answers: Answers = "own",
+    answer_languages: Annotated[
+        str, typer.Option("--answer-languages", help="Grid of prompt language x answer language: codes or `all`.")
+    ] = "",
+    scoring: Annotated[str, typer.Option("--scoring", help="sequence, prefix-mass or first-token.")] = "sequence",
+    calibration: Annotated[str, typer.Option("--calibration", help="none, contextual or batch.")] = "none",
+    closing_quote: Annotated[bool, typer.Option("--closing-quote", help="Score the quote behind the word.")] = False,
+    apply_chat_template: Annotated[
+        bool, typer.Option("--apply-chat-template", help="Write prompts with the model's chat template.")
+    ] = False,
     limit: Limit = None,
-    num_fewshot: Annotated[
-        int | None, typer.Option("--num-fewshot", min=0, help="Demonstrations; all by default.")
-    ] = None,
+    num_fewshot: NumFewshot = None,
+    demo_seeds: Annotated[
+        int, typer.Option("--demo-seeds", min=0, help="Draw so many demonstration sets and report the spread.")
+    ] = 0,
     output_path: Annotated[Path, typer.Option("--output-path", "-o", help="Folder for predictions and scores.")] = Path(
         "runs/eval"
     ),
+    log_samples: Annotated[bool, typer.Option("--log-samples", help="Write samples_*.jsonl.")] = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    batch_size: Annotated[str, typer.Option("--batch-size", help="Items of a batch, or `auto`.")] = "auto",
     token_budget: Annotated[int, typer.Option("--token-budget", min=1, help="Tokens of a batch.")] = 1024,
     prefix_cache: Annotated[bool, typer.Option(help="Run what all prompts share once.")] = True,
     seed: Seed = 0,
@@ -124,15 +143,25 @@ def evaluate(
     from glotlift.errors import UserError, one_of
     from glotlift.pipeline import evaluate as evaluate_model
 
-    if scoring not in (known := ("sequence", "prefix-mass")):
-        raise UserError(f"--scoring: got {scoring!r}, expected {one_of(known)}")
+    for flag, value, known in (
+        ("--scoring", scoring, ("sequence", "prefix-mass", "first-token")),
+        ("--calibration", calibration, ("none", "contextual", "batch")),
+    ):
+        if value not in known:
+            raise UserError(f"{flag}: got {value!r}, expected {one_of(known)}")
+    if batch_size != "auto" and not (batch_size.isdecimal() and int(batch_size)):
+        raise UserError(f"--batch-size: got {batch_size!r}, expected `auto` or a number of items")
     scores = evaluate_model(
         model=model, adapter=adapter, tasks=_listed(tasks), languages=languages, source=data,
-        answers=_listed(answers), scoring=scoring, limit=limit, num_fewshot=num_fewshot, output_path=output_path,
-        dtype=dtype, device=device, token_budget=token_budget, prefix_cache=prefix_cache, seed=seed,
+        answers=_listed(answers), answer_languages=answer_languages, scoring=scoring, calibration=calibration,
+        closing_quote=closing_quote, apply_chat_template=apply_chat_template, limit=limit, num_fewshot=num_fewshot,
+        demo_seeds=demo_seeds, output_path=output_path, log_samples=log_samples, dtype=dtype, device=device,
+        batch_size=batch_size if batch_size == "auto" else int(batch_size), token_budget=token_budget,
+        prefix_cache=prefix_cache, seed=seed,
     )  # fmt: skip
-    _print_tables(scores)
-    typer.echo(f"{output_path / 'scores.json'}")
+    if scores:  # the first of several processes prints
+        _print_tables(scores)
+        typer.echo(f"{output_path / 'scores.json'}")
 
 
 @app.command()
@@ -163,7 +192,7 @@ def explain(
     adapter: Adapter = None,
     task: Annotated[str, typer.Option("--task", help="Name or file.")] = "sentiment",
     languages: Languages = "all",
-    data: Source = "sample",
+    data: Source = None,
     answers: Annotated[str, typer.Option("--answers", help="Answer words of the demonstrations.")] = "own",
     limit: Limit = 100,
     output_path: Annotated[Path, typer.Option("--output-path", "-o", help="Folder for lens/ and geometry/.")] = Path(
@@ -223,23 +252,41 @@ def tasks_check(
     model: Annotated[
         str | None, typer.Option("--model", help="Also audit the label words under its tokenizer.")
     ] = None,
+    data: Source = None,
+    languages: Annotated[str | None, typer.Option("--languages", help="Codes; all of the task by default.")] = None,
 ) -> None:
-    """Check a task file and, with --model, whether tokens separate its classes."""
-    from glotlift.tasks.load import load_task
+    """Check a task file, its prompts, its rows and, with --model, whether tokens separate its classes."""
+    from glotlift.evaluation.check import check_task
+    from glotlift.languages import resolve
 
-    definition = load_task(task)
-    typer.echo(f"{definition.name}: {len(definition.languages)} languages, {len(definition.labels)} labels, no faults")
-    if model is None:
-        return
-    from glotlift.models.labels import audit_labels
-    from glotlift.models.load import load_tokenizer
+    found = check_task(task, model, source=data, languages=resolve(languages) if languages else None)
+    for line in found.lines():
+        typer.echo(line)
+    if found.faults:
+        raise typer.Exit(2)
 
-    tokenizer = load_tokenizer(model)
-    for code, pack in definition.languages.items():
-        for answers in {**definition.answer_sets, **pack.answer_sets}:
-            for finding in audit_labels(tokenizer, definition, code, answers):
-                typer.echo(f"warning: {code}, {answers}, {finding.kind}: {finding.message}")
-    typer.echo(f"label audit under the tokenizer of {model!r}: done")
+
+@tasks_app.command("export")
+def tasks_export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the task group goes.")],
+    tasks: Annotated[str, typer.Option("--tasks", help="Names or files, separated by commas.")] = "sentiment",
+    format: Annotated[str, typer.Option("--format", help="lm-eval.")] = "lm-eval",
+    languages: Languages = "all",
+    data: Source = None,
+    answers: Annotated[str, typer.Option("--answers", help="Answer set.")] = "own",
+    limit: Limit = None,
+    num_fewshot: NumFewshot = None,
+) -> None:
+    """Write tasks as a group that lm-evaluation-harness runs as it is."""
+    from glotlift.errors import UserError
+    from glotlift.pipeline import export_tasks
+
+    if format != "lm-eval":
+        raise UserError(f"--format: got {format!r}, expected lm-eval")
+    for group in export_tasks(
+        _listed(tasks), folder, languages=languages, source=data, answers=answers, limit=limit, num_fewshot=num_fewshot
+    ):
+        typer.echo(f"lm_eval --include_path {folder} --tasks {group}")
 
 
 @app.command()
@@ -330,7 +377,7 @@ def _quiet() -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("glotlift")
     logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     logger.propagate = False
     if not sys.warnoptions:
         import warnings

@@ -11,19 +11,20 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from glotlift.data.audit import audit_pairs
 from glotlift.data.questions import QuestionPair, dump_pairs, load_pairs, read_pairs, split_validation
 from glotlift.data.read import read_items
-from glotlift.errors import DataError, LanguageError, RecipeError
-from glotlift.languages import LANGUAGES, resolve
+from glotlift.errors import DataError, LanguageError, ModelError, RecipeError
+from glotlift.languages import in_order, resolve
 from glotlift.recipe import EvalRecipe, EvalTask, Recipe, dump_recipe, load_recipe
 from glotlift.runs import RunFolder, write_folder, write_json, write_text
 from glotlift.schema import validate
 from glotlift.tasks.load import load_task
-from glotlift.tasks.task import Item, Task
+from glotlift.tasks.task import ANSWERS_IN, Item, Task
 
 log = logging.getLogger("glotlift")
 
@@ -89,62 +90,148 @@ def evaluate(
     adapter: str | None = None,
     tasks: str | Sequence[str] = ("sentiment",),
     languages: str | Sequence[str] = "all",
-    source: str = "sample",
+    source: str | None = None,
     answers: str | Sequence[str] = "own",
+    answer_languages: str | Sequence[str] = (),
     scoring: str = "sequence",
+    calibration: str = "none",
+    closing_quote: bool = False,
+    apply_chat_template: bool = False,
     limit: int | None = None,
     num_fewshot: int | None = None,
+    demo_seeds: int = 0,
     output_path: str | Path,
+    log_samples: bool = False,
     dtype: str = "auto",
     device: str = "auto",
     token_budget: int = 1024,
+    batch_size: int | str = "auto",
     prefix_cache: bool = True,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Evaluate a model by constrained decoding; with an adapter, base and tuned in one load.
 
+    Stopped at any moment and started again, it goes on behind the last batch. Under `accelerate launch` the items are
+    shared by the processes, which must see the same output folder; the results are the same.
+
     Args:
-        model: hub id, folder, `.gguf` file or `demo`.
+        model: hub id, folder, `.gguf` file, `demo`, or `openai:URL#name` for a server with a completions endpoint.
         adapter: a peft adapter to compare with the base.
         tasks: names of bundled tasks or paths of task files.
         languages: codes, or `all` for those the task has prompts in.
-        source: where the test rows are; see `glotlift.data.read`.
+        source: where the test rows are, see `glotlift.data.read`; by default what the task file says, else the sample.
         answers: answer sets; with several, each makes a test set `<task>.<answers>` of its own.
-        scoring: `sequence` or `prefix-mass`; the other one is stored beside it.
+        answer_languages: codes, or `all`: in place of `answers`, the grid of prompt language x answer language.
+        scoring: `sequence`, `prefix-mass` or `first-token`; the others are stored beside it.
+        calibration: `none`, `contextual` or `batch`; accuracies under the others are stored beside it.
+        closing_quote: score the quote behind the answer word too.
+        apply_chat_template: write prompts with the model's chat template.
         limit: items a language.
-        num_fewshot: demonstrations a prompt; all by default.
+        num_fewshot: demonstrations a prompt; as many as the task file shows by default.
+        demo_seeds: draw so many sets of demonstrations, each a test set of its own, and report the spread.
         output_path: folder for predictions and scores.
+        log_samples: write `samples_<task>_<language>.jsonl`, as lm-evaluation-harness does.
         dtype: see `glotlift.models.load.load_model`.
         device: see there.
         token_budget: tokens of a batch.
+        batch_size: items of a batch; `auto` for as many as the budget allows.
         prefix_cache: False runs every prompt whole and alone.
-        seed: of the bootstraps.
+        seed: of the bootstraps, and the first of the demonstration draws.
 
     Returns:
         The content of `scores.json`.
     """
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     sets = [answers] if isinstance(answers, str) else list(answers)
+    if answer_languages:
+        sets = [f"{ANSWERS_IN}{code}" for code in _answer_languages(names, answer_languages)]
+    draws = [None] if demo_seeds == 0 else list(range(seed, seed + demo_seeds))
     entries = [
         {
             "task": task,
-            "name": f"{Path(task).stem}.{answer}" if len(sets) > 1 else None,
+            "name": _entry_name(task, answer if len(sets) > 1 else None, draw),
             "source": source,
             "answers": answer,
             "limit": limit,
             "num_fewshot": num_fewshot,
+            "demo_seed": draw,
+            "closing_quote": closing_quote,
+            "apply_chat_template": apply_chat_template,
         }
         for task in names
         for answer in sets
+        for draw in draws
     ]
-    content = {"tasks": entries, "languages": resolve(languages), "scoring": scoring, "token_budget": token_budget}
+    content = {
+        "tasks": entries,
+        "languages": resolve(languages),
+        "scoring": scoring,
+        "calibration": calibration,
+        "token_budget": token_budget,
+        "batch_size": batch_size,
+    }
     settings = validate(EvalRecipe, content, "evaluate", RecipeError)
     test_sets = _read_test_sets(settings)
     folder = RunFolder(Path(output_path))
-    from glotlift.models.load import load_model
+    loaded = _engine(model, adapter, dtype, device, scoring, apply_chat_template)
+    return _evaluate(
+        loaded, settings, test_sets, folder, Path(adapter) if adapter else None, seed, prefix_cache, log_samples
+    )
 
-    loaded = load_model(model, adapter=adapter, dtype=dtype, device=device)
-    return _evaluate(loaded, settings, test_sets, folder, Path(adapter) if adapter else None, seed, prefix_cache)
+
+def _answer_languages(tasks: Sequence[str], codes: str | Sequence[str]) -> tuple[str, ...]:
+    if codes == "all":
+        return tuple(dict.fromkeys(code for task in tasks for code in in_order(load_task(task).languages)))
+    return resolve(codes)
+
+
+def _entry_name(task: str, answers: str | None, draw: int | None) -> str | None:
+    """Return what a test set is called where a task makes several of them."""
+    if answers is None and draw is None:
+        return None
+    parts = [Path(task).stem, (answers or "").replace(":", "-"), "" if draw is None else f"seed{draw}"]
+    return ".".join(part for part in parts if part)
+
+
+def _engine(model: str, adapter: str | None, dtype: str, device: str, scoring: str, chat: bool) -> Any:
+    """Return a loaded model, or the server that `openai:URL#name` stands for."""
+    from glotlift.models.load import load_model
+    from glotlift.models.server import connect, is_server, parse_server
+
+    if not is_server(model):
+        return load_model(model, adapter=adapter, dtype=dtype, device=device)
+    for option, given in (("--adapter", adapter), ("--apply-chat-template", chat)):
+        if given:
+            raise ModelError(f"got {option} with the server {model!r}, expected it for a local model only")
+    if scoring == "prefix-mass":
+        raise ModelError(f"got scoring 'prefix-mass' with the server {model!r}, expected sequence or first-token")
+    return connect(parse_server(model))
+
+
+def export_tasks(
+    tasks: str | Sequence[str],
+    output_path: str | Path,
+    *,
+    languages: str | Sequence[str] = "all",
+    source: str | None = None,
+    answers: str = "own",
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+) -> list[str]:
+    """Write tasks with their items as task groups of lm-evaluation-harness; return the names of the groups.
+
+    Arguments as in `evaluate`; `output_path` is the folder for `lm_eval --include_path`.
+    """
+    from glotlift.data.export import export_lm_eval
+
+    names = [tasks] if isinstance(tasks, str) else list(tasks)
+    common = {"source": source, "answers": answers, "limit": limit, "num_fewshot": num_fewshot}
+    content = {"tasks": [{"task": name, **common} for name in names], "languages": resolve(languages)}
+    test_sets = _read_test_sets(validate(EvalRecipe, content, "export", RecipeError))
+    return [
+        export_lm_eval(task, items, Path(output_path), answers=answers, num_fewshot=num_fewshot).stem.lstrip("_")
+        for task, items in test_sets.values()
+    ]
 
 
 def compare(a: str | Path, b: str | Path, *, seed: int = 0) -> dict[str, dict[str, Any]]:
@@ -170,7 +257,7 @@ def compare(a: str | Path, b: str | Path, *, seed: int = 0) -> dict[str, dict[st
             raise DataError(
                 f"{folder}: got no prediction files, expected <language>.parquet, as in RUN/predictions/base/TASK"
             )
-    common = [code for code in LANGUAGES if code in files[0] and code in files[1]]
+    common = in_order(code for code in files[0] if code in files[1])
     if not common:
         raise DataError(f"{a} and {b} have no language in common: {' '.join(files[0])} and {' '.join(files[1])}")
     paired = {}
@@ -188,7 +275,7 @@ def explain(
     adapter: str | None = None,
     task: str = "sentiment",
     languages: str | Sequence[str] = "all",
-    source: str = "sample",
+    source: str | None = None,
     answers: str = "own",
     limit: int | None = 100,
     output_path: str | Path,
@@ -231,9 +318,11 @@ def _read_test_sets(settings: EvalRecipe) -> TestSets:
         task = load_task(entry.task)
         languages = entry.languages or settings.languages
         if set(languages) == set(resolve("all")) and entry.languages is None:
-            languages = tuple(code for code in languages if code in task.languages)
+            languages = tuple(in_order(task.languages))
         for code in languages:
-            task.answers(code, entry.answers)  # unknown languages and answer sets show at once
+            task.preamble(
+                code, entry.answers, entry.num_fewshot, entry.demo_seed
+            )  # faults of the settings show at once
         options = {"limit": entry.limit, "gold": entry.gold, "columns": entry.columns}
         test_sets[entry.key] = (task, read_items(task, entry.source, languages, **options))
     return test_sets
@@ -372,44 +461,87 @@ def _explained(recipe: Recipe, test_sets: TestSets) -> tuple[EvalTask, Task, dic
 
 
 def _evaluate(
-    loaded: Any,
+    engine: Any,
     settings: EvalRecipe,
     test_sets: TestSets,
     folder: RunFolder,
     adapter: Path | None,
     seed: int,
     prefix_cache: bool,
+    log_samples: bool = False,
 ) -> dict[str, Any]:
-    from glotlift.evaluation.predict import predict_to_file, prepare
+    """Predict with a `LoadedModel` or a `Server`; write predictions and scores."""
+    from glotlift.evaluation.predict import predict_to_file, prediction_fingerprint, score_batches, server_batches
+    from glotlift.evaluation.samples import write_samples
     from glotlift.evaluation.scores import build_scores, read_predictions
-    from glotlift.models.labels import audit_labels
+    from glotlift.models.load import LoadedModel
+    from glotlift.processes import processes
     from glotlift.progress import track
 
+    group = processes()
+    share = {"process": group.index, "n_processes": group.count}
+    batch_size = None if settings.batch_size == "auto" else settings.batch_size
     predictions = []
     for entry in settings.tasks:
         task, by_language = test_sets[entry.key]
-        for finding in [f for code in by_language for f in audit_labels(loaded.tokenizer, task, code, entry.answers)]:
-            log.warning("label audit: %s, %s: %s", entry.key, finding.language, finding.message)
-        prompts = {
-            code: prepare(loaded, task, code, items, entry.answers, num_fewshot=entry.num_fewshot)
-            for code, items in by_language.items()
-        }
-        total = sum(len(each.rows) for each in prompts.values())
-        for variant in loaded.variants:
+        prompts = _prompts(engine, task, entry, by_language)
+        total = sum(len(each.items) for each in prompts.values())
+        about = {"task": entry.key, "model": engine.name, "answers": entry.answers, "demo_seed": entry.demo_seed}
+        for variant in engine.variants:
             with track(f"eval {entry.key}, {variant}", total, "items") as advance:
                 for code, each in prompts.items():
-                    path = folder.path / "predictions" / variant / entry.key / f"{code}.parquet"
+                    weights = engine.variant_fingerprint(variant)
+                    if isinstance(engine, LoadedModel):
+                        batches = partial(
+                            score_batches, engine, each, variant, token_budget=settings.token_budget,
+                            batch_size=batch_size, prefix_cache=prefix_cache, **share,
+                        )  # fmt: skip
+                    else:
+                        batches = partial(server_batches, engine, each, **share)
                     predict_to_file(
-                        path, loaded, each, variant, task_key=entry.key, answers=entry.answers,
-                        scoring=settings.scoring, token_budget=settings.token_budget,
-                        prefix_cache=prefix_cache, progress=advance,
+                        folder.path / "predictions" / variant / entry.key / f"{code}.parquet",
+                        each, batches, prediction_fingerprint(weights, each, prefix_cache=prefix_cache),
+                        scoring=settings.scoring, calibration=settings.calibration,
+                        metadata={**about, "variant": variant}, process=group.index, wait=group.wait, progress=advance,
                     )  # fmt: skip
-        predictions.append(read_predictions(folder.path, entry.key, loaded.variants, list(prompts)))
+        if not group.is_first:
+            continue
+        predictions.append(read_predictions(folder.path, entry.key, engine.variants, list(prompts)))
+        if log_samples:
+            for each in prompts.values():
+                write_samples(folder.path, entry.key, each, predictions[-1])
+    if not group.is_first:
+        return {}
     seen, pivot = _tuned_on(adapter)
     config = {"tasks": [entry.model_dump(mode="json") for entry in settings.tasks], "random_seed": seed}
-    scores = build_scores(predictions, model=loaded.name, config=config, seen=seen, pivot=pivot, seed=seed)
+    scores = build_scores(predictions, model=engine.name, config=config, seen=seen, pivot=pivot, seed=seed)
+    _warn_of_collapse(scores["glotlift"]["tasks"])
     write_json(folder.path / "scores.json", scores)
     return scores
+
+
+def _prompts(engine: Any, task: Task, entry: EvalTask, by_language: Mapping[str, list[Item]]) -> dict[str, Any]:
+    """Return the prompts of a test set, a language each; a local model's label words are audited on the way."""
+    from glotlift.evaluation.predict import prepare, prepare_texts
+    from glotlift.models.labels import audit_labels
+    from glotlift.models.load import LoadedModel
+
+    options = {"num_fewshot": entry.num_fewshot, "demo_seed": entry.demo_seed, "closing_quote": entry.closing_quote}
+    if not isinstance(engine, LoadedModel):
+        return {code: prepare_texts(task, code, items, entry.answers, **options) for code, items in by_language.items()}
+    for code in by_language:
+        for finding in audit_labels(engine.tokenizer, task, code, entry.answers, closing=entry.closing_quote):
+            log.warning("label audit: %s, %s: %s", entry.key, finding.language, finding.message)
+    options["apply_chat_template"] = entry.apply_chat_template
+    return {code: prepare(engine, task, code, items, entry.answers, **options) for code, items in by_language.items()}
+
+
+def _warn_of_collapse(tasks: Mapping[str, Any]) -> None:
+    for key, task in tasks.items():
+        for variant, languages in task["collapsed"].items():
+            if languages:
+                listed = ", ".join(f"{code} ({label})" for code, label in languages.items())
+                log.warning("collapsed: %s, %s: all predictions are one label in %s", key, variant, listed)
 
 
 def _tuned_on(adapter: Path | None) -> tuple[list[str], str]:
@@ -437,9 +569,12 @@ def _explain(
     from glotlift.progress import track
 
     prompts = {
-        code: prepare(loaded, task, code, rows, entry.answers, num_fewshot=entry.num_fewshot)
+        code: prepare(
+            loaded, task, code, rows, entry.answers, num_fewshot=entry.num_fewshot, demo_seed=entry.demo_seed,
+            apply_chat_template=entry.apply_chat_template,
+        )
         for code, rows in items.items()
-    }
+    }  # fmt: skip
     total = len(loaded.variants) * sum(len(each.rows) for each in prompts.values())
     with track(f"explain {entry.key}", total, "items") as advance:
         explain_languages(
@@ -459,4 +594,4 @@ def _english_words(task: Task, language: str) -> dict[str, str]:
     return task.answers("en", "own") if "en" in task.languages else task.answers(language, "english")
 
 
-__all__ = ["build_data", "compare", "evaluate", "explain", "merge", "report", "run", "train"]
+__all__ = ["build_data", "compare", "evaluate", "explain", "export_tasks", "merge", "report", "run", "train"]

@@ -1,6 +1,8 @@
-"""Both scorings against brute force, and reuse by fingerprint."""
+"""Scorings against brute force, reuse by fingerprint, and what must not change a result."""
 
+import copy
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,17 +10,26 @@ import torch
 
 from glotlift.data.read import read_items
 from glotlift.errors import ModelError
-from glotlift.evaluation.predict import predict, predict_to_file, prediction_fingerprint, prepare
+from glotlift.evaluation import predict as predict_module
+from glotlift.evaluation.journal import Journal, LabelScores
+from glotlift.evaluation.predict import (
+    CONTENT_FREE,
+    predict,
+    predict_to_file,
+    prediction_fingerprint,
+    prepare,
+    score_batches,
+)
+from glotlift.models.forward import plan_batches
 from glotlift.models.labels import prefix_tokens
 from glotlift.runs import read_parquet
 from glotlift.tasks.load import load_task
 
-OPTIONS = {"task_key": "sentiment", "answers": "own", "scoring": "sequence", "token_budget": 512, "prefix_cache": True}
 
-
-def _prepare(loaded, language="de", limit=5, answers="own"):
+def _prepare(loaded, language="de", limit=5, answers="own", **options):
     task = load_task("sentiment")
-    return prepare(loaded, task, language, read_items(task, "sample", (language,), limit=limit)[language], answers)
+    items = read_items(task, "sample", (language,), limit=limit)[language]
+    return prepare(loaded, task, language, items, answers, **options)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3", "gpt2"])
@@ -85,31 +96,215 @@ def test_scores_that_are_not_finite_are_refused(tiny):
         handle.remove()
 
 
+def _to_file(path, loaded, prompts, variant="base", scoring="sequence", calibration="none", **options):
+    weights = loaded.variant_fingerprint(variant)
+    return predict_to_file(
+        path,
+        prompts,
+        partial(score_batches, loaded, prompts, variant, **{"token_budget": 512, **options}),
+        prediction_fingerprint(weights, prompts),
+        scoring=scoring,
+        calibration=calibration,
+        metadata={"task": "sentiment", "answers": "own"},
+    )
+
+
 def test_file_is_used_again_only_with_the_same_fingerprint(tiny, tmp_path):
     loaded = tiny("llama")
     prompts = _prepare(loaded, limit=3)
     path = tmp_path / "de.parquet"
-    assert predict_to_file(path, loaded, prompts, "base", **OPTIONS)
+    assert _to_file(path, loaded, prompts)
     first = path.read_bytes()
-    assert not predict_to_file(path, loaded, prompts, "base", **OPTIONS)
+    assert not _to_file(path, loaded, prompts)
     other = dataclasses.replace(loaded, fingerprint="other weights")
-    assert predict_to_file(path, other, prompts, "base", **OPTIONS)
-    assert predict_to_file(path, loaded, prompts, "base", **{**OPTIONS, "scoring": "prefix-mass"})
-    assert predict_to_file(path, loaded, prompts, "base", **OPTIONS)
+    assert _to_file(path, other, prompts)
+    assert _to_file(path, loaded, prompts)
     assert path.read_bytes() == first
+    assert [file.name for file in tmp_path.iterdir()] == ["de.parquet"]
     frame, metadata = read_parquet(path)
     assert len(frame) == 3
     assert metadata["labels"] == ["positive", "negative"]
+    assert len(metadata["content_free"]) == 3
     assert np.isfinite(frame["sequence_positive"]).all()
 
 
-def test_fingerprint_sees_prompt_words_variant_and_scoring(tiny):
+@pytest.mark.parametrize("scoring", ["prefix-mass", "first-token"])
+@pytest.mark.parametrize("calibration", ["batch", "contextual"])
+def test_another_decision_needs_no_model(tiny, tmp_path, scoring, calibration):
+    loaded = tiny("qwen2")
+    prompts = _prepare(loaded, limit=9)
+    asked = tmp_path / "asked.parquet", tmp_path / "changed.parquet"
+    assert _to_file(asked[0], loaded, prompts, scoring=scoring, calibration=calibration)
+    assert _to_file(asked[1], loaded, prompts)
+    assert not _to_file(asked[1], loaded, prompts, scoring=scoring, calibration=calibration)
+    assert asked[0].read_bytes() == asked[1].read_bytes()
+
+
+def test_fingerprint_sees_prompt_words_variant_and_demonstrations(tiny):
     loaded = dataclasses.replace(tiny("llama"), adapter_fingerprint="adapter")
     seen = {
-        prediction_fingerprint(loaded, _prepare(loaded, language, 2, answers), variant, scoring)
+        prediction_fingerprint(loaded.variant_fingerprint(variant), _prepare(loaded, language, 2, answers, **options))
         for language in ("en", "de")
         for answers in ("own", "english", "arbitrary")
         for variant in ("base", "tuned")
-        for scoring in ("sequence", "prefix-mass")
+        for options in ({}, {"demo_seed": 3}, {"num_fewshot": 1}, {"closing_quote": True})
     }
-    assert len(seen) == 20  # own and english words are the same in English prompts
+    assert len(seen) == 40  # own and english words are the same in English prompts
+
+
+# --- what must not change a result
+
+
+def test_results_do_not_depend_on_batches_order_or_cache(tiny):
+    """Decisions are the same, and scores to fp32's accuracy; with the same batches, to the last bit."""
+    loaded = tiny("gemma3")
+    prompts = _prepare(loaded, "de", 12)
+    expected = predict(loaded, prompts, "base", token_budget=512)
+    scores = [column for column in expected if "_" in column and column != "n_tokens"]
+    for options in ({"token_budget": 1}, {"token_budget": 4096}, {"batch_size": 3}, {"prefix_cache": False}):
+        found = predict(loaded, prompts, "base", **options)
+        assert list(found["predicted"]) == list(expected["predicted"])
+        np.testing.assert_allclose(found[scores], expected[scores], atol=1e-4)
+    order = np.random.default_rng(0).permutation(12)
+    shuffled = dataclasses.replace(
+        prompts, items=[prompts.items[i] for i in order], rows=[prompts.rows[i] for i in order]
+    )
+    found = predict(loaded, shuffled, "base", token_budget=512)
+    assert found.equals(expected.iloc[order].reset_index(drop=True))
+
+
+@pytest.mark.parametrize("n_processes", [2, 3])
+def test_processes_share_the_batches_and_give_the_same_bytes(tiny, tmp_path, n_processes):
+    """Each process journals its share; the first writes the file when all have."""
+    loaded = tiny("llama")
+    prompts = _prepare(loaded, "de", 12)
+    _to_file(tmp_path / "one.parquet", loaded, prompts, token_budget=200)
+    path = tmp_path / "several.parquet"
+    fingerprint = prediction_fingerprint(loaded.variant_fingerprint("base"), prompts)
+    shares = []
+    for process in reversed(range(n_processes)):
+        share = {"process": process, "n_processes": n_processes}
+        counted = []
+        predict_to_file(
+            path,
+            prompts,
+            partial(score_batches, loaded, prompts, "base", token_budget=200, **share),
+            fingerprint,
+            scoring="sequence",
+            calibration="none",
+            metadata={"task": "sentiment", "answers": "own"},
+            process=process,
+            progress=counted.append,
+        )
+        shares.append(sum(counted))
+    assert path.read_bytes() == (tmp_path / "one.parquet").read_bytes()
+    assert all(0 < share <= 12 for share in shares[:-1])
+    assert len(list(tmp_path.iterdir())) == 2  # no journal is left
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("n_done", [0, 1, 3])
+def test_goes_on_behind_the_last_batch_with_the_same_bytes(tiny, tmp_path, monkeypatch, n_done):
+    loaded = tiny("llama")
+    prompts = _prepare(loaded, "de", 12)
+    _to_file(tmp_path / "whole.parquet", loaded, prompts, token_budget=200)
+    path = tmp_path / "stopped.parquet"
+    append, written = Journal.append, []
+
+    def killed(journal, scores):
+        if len(written) == n_done:
+            raise _Killed
+        append(journal, scores)
+        written.extend([scores])
+
+    monkeypatch.setattr(Journal, "append", killed)
+    with pytest.raises(_Killed):
+        _to_file(path, loaded, prompts, token_budget=200)
+    monkeypatch.undo()
+    for journal in tmp_path.glob(".*.jsonl"):  # and the last line is torn
+        journal.write_bytes(journal.read_bytes() + b'{"7": [[0.1')
+    ran = []
+    run = predict_module.run
+    monkeypatch.setattr(
+        predict_module, "run", lambda *args, batches, **options: ran.extend(batches) or run(*args, batches=batches)
+    )
+    _to_file(path, loaded, prompts, token_budget=200)
+    n_batches = len(plan_batches(loaded.model, [*prompts.rows, *prompts.content_free], token_budget=200))
+    assert n_batches > 4
+    assert len(ran) == n_batches - n_done
+    assert path.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_a_journal_of_another_model_is_not_read(tiny, tmp_path):
+    path = tmp_path / "de.parquet"
+    scores = LabelScores((-1.0, -2.0), (0.25, 0.5), (-0.5, -1 / 3))
+    Journal(path, "one").append({4: scores})
+    assert Journal(path, "one").read() == {4: scores}
+    assert Journal(path, "two").read() == {}
+    Journal(path, "two").append({1: scores})
+    assert Journal(path, "two").read() == {1: scores}
+    assert Journal(path, "one").read() == {}
+
+
+# --- the other ways to ask
+
+
+def test_first_token_is_the_first_step_of_the_word(tiny):
+    loaded = tiny("qwen2")
+    prompts = _prepare(loaded, "th", 3)
+    frame = predict(loaded, prompts, "base", scoring="first-token")
+    for index, row in enumerate(prompts.rows):
+        with torch.inference_mode():
+            following = loaded.model(torch.tensor([row.prompt[: row.root]])).logits[0, -1].log_softmax(-1)
+        for label, path in zip(prompts.labels, row.trie.steps, strict=True):
+            assert frame.loc[index, f"first_token_{label}"] == pytest.approx(following[path[0][1]].item(), abs=2e-4)
+
+
+def test_closing_quote_is_scored_with_the_word(tiny):
+    """What stops one word from being the beginning of another."""
+    loaded = tiny("llama")
+    task = load_task("sentiment").model_copy(update={"answer_sets": {"odd": {"positive": "good", "negative": "goods"}}})
+    items = read_items(task, "sample", ("en",), limit=2)["en"]
+    frame = predict(loaded, prepare(loaded, task, "en", items, "odd"), "base")
+    assert set(frame["predicted"]) == {"positive"}  # a word is never less likely than a longer one it begins
+    closed = predict(loaded, prepare(loaded, task, "en", items, "odd", closing_quote=True), "base")
+    text = task.prompt("en", "odd", items[0].fields) + 'goods"'
+    ids = loaded.tokenizer(text)["input_ids"]
+    start = len(loaded.tokenizer(task.prompt("en", "odd", items[0].fields))["input_ids"])
+    with torch.inference_mode():
+        logits = loaded.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    expected = sum(logits[i - 1, ids[i]].item() for i in range(start, len(ids)))
+    assert closed.loc[0, "sequence_negative"] == pytest.approx(expected, abs=2e-4)
+
+
+TEMPLATE = "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</{{ m['role'] }}>\n{% endfor %}"
+TEMPLATE += "{% if add_generation_prompt %}<assistant>{% endif %}"
+
+
+def test_chat_template_puts_the_cue_into_the_assistants_turn(tiny):
+    plain = tiny("llama")
+    tokenizer = copy.deepcopy(plain.tokenizer)
+    tokenizer.chat_template = TEMPLATE
+    loaded = dataclasses.replace(plain, tokenizer=tokenizer)
+    prompts = _prepare(loaded, "de", 2, apply_chat_template=True)
+    shown = load_task("sentiment").preamble("de", "own")
+    item = prompts.items[0].fields["text"]
+    assert prompts.texts[0] == f'<s><user>{shown}Rezension: {item}</user>\n<assistant>Bewertung: "'
+    start, end = prompts.rows[0].span
+    assert tokenizer.decode(prompts.rows[0].prompt[start:end]).startswith("Rezension: ")
+    assert prompts.rows[0].prompt.count(tokenizer.bos_token_id) == 1
+    assert len(predict(loaded, prompts, "base")) == 2
+    with pytest.raises(ModelError, match="without a chat template"):
+        _prepare(plain, "de", 2, apply_chat_template=True)
+
+
+def test_content_free_inputs_are_not_items(tiny):
+    loaded = tiny("llama")
+    prompts = _prepare(loaded, "de", 2)
+    assert [text.removeprefix(load_task("sentiment").preamble("de", "own")) for text in prompts.texts[2:]] == [
+        f'Rezension: {text}\nBewertung: "' for text in CONTENT_FREE
+    ]
+    assert list(predict(loaded, prompts, "base")["id"]) == [item.id for item in prompts.items]

@@ -1,42 +1,47 @@
 """Paired statistics between two evaluations of the same items.
 
-Enters: two prediction folders (base and tuned, or any two). Leaves: per language the change in accuracy with its
+Enters: two prediction folders (base and tuned, or any two). Leaves: per language the change of a measure with its
 interval and p-value, and roll-ups over groups of languages.
 
-Per language: exact McNemar test, paired bootstrap interval, Holm's correction over the languages. Over languages: a
-bootstrap that draws *source items* and takes each with all its translations, since items are parallel across languages
-and errors on one item go together.
+    accuracy            exact McNemar test, paired bootstrap interval
+    AUROC               the paired test and interval of DeLong et al. 1988
+    calibration error   paired bootstrap, test and interval
+
+Per language p-values are corrected over the languages by Holm's method. Over languages, *source items* are drawn, each
+with all its translations, since items are parallel across languages and errors on one item go together. What batch
+calibration takes off is held fixed while items are drawn.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
 from glotlift.errors import DataError
-from glotlift.evaluation.metrics import LEVEL
+from glotlift.evaluation.metrics import LEVEL, auroc_influence, calibration_gaps, expected_calibration_error
 
 N_RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
 class Change:
-    """The paired change of accuracy from A to B, in one language or over a group.
+    """The paired change of a measure from A to B, in one language or over a group.
 
     Attributes:
         name: language code, or the group's name.
         n: number of items (paired); over a group, of source items.
-        a: accuracy of A, 0 to 1.
-        b: accuracy of B, 0 to 1.
+        a: the measure of A, 0 to 1.
+        b: the measure of B, 0 to 1.
         change: b - a.
-        low: lower end of its 95 % bootstrap interval.
+        low: lower end of its 95 % interval.
         high: upper end.
-        p: exact McNemar p-value; None over a group.
+        p: p-value of the measure's test; None over a group.
         p_holm: the same, corrected over all languages by Holm's method; None over a group.
         languages: number of languages.
     """
@@ -145,6 +150,159 @@ def _change(name: str, table: np.ndarray, seed: int, p: float | None = None, p_h
         changes = np.nanmean(np.where(counts > 0, gains / counts, np.nan), axis=1)
     low, high = np.quantile(changes, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Change(name, n_items, a, b, b - a, float(low), float(high), p, p_holm, n_languages)
+
+
+def group_mean(right: Mapping[str, pd.Series]) -> tuple[float, float, float]:
+    """Return the mean over languages of an accuracy, and its interval clustered by source item.
+
+    Args:
+        right: language -> whether each item is right, indexed by id.
+    """
+    change = compare_group(
+        "", {code: pd.DataFrame({"a": 0.0, "b": each.astype(float)}) for code, each in right.items()}
+    )
+    return change.b, change.low, change.high
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The scores of one language in A and B, item by item.
+
+    Attributes:
+        ids: of the items.
+        gold: their labels. *Shape:* (items,).
+        labels: label ids, in the order of the columns.
+        a: log-probabilities of A, renormalised over the labels. *Shape:* (items, labels).
+        b: those of B.
+    """
+
+    ids: Sequence[str]
+    gold: np.ndarray
+    labels: Sequence[str]
+    a: np.ndarray
+    b: np.ndarray
+
+
+def compare_auroc(paired: Mapping[str, Paired]) -> list[Change]:
+    """Return the change of AUROC in every language where it is defined."""
+    found = {code: areas for code, pair in paired.items() if (areas := _areas(pair)) is not None}
+    tested = [_area_change(code, [areas]) for code, areas in found.items()]
+    p_values = [_two_sided(change) for change in tested]
+    return [replace(change, p=p, p_holm=p_holm)
+            for change, p, p_holm in zip(tested, p_values, holm(p_values), strict=True)]  # fmt: skip
+
+
+def group_auroc(name: str, paired: Mapping[str, Paired]) -> Change | None:
+    """Return the change of the mean AUROC over several languages; None where it is defined in none."""
+    found = [areas for pair in paired.values() if (areas := _areas(pair)) is not None]
+    return _area_change(name, found) if found else None
+
+
+Areas = tuple[float, float, pd.Series]
+"""AUROC of A, of B, and how much each item moves their difference."""
+
+
+def _areas(pair: Paired) -> Areas | None:
+    a, b = (auroc_influence(scores, pair.gold, pair.labels) for scores in (pair.a, pair.b))
+    return None if a is None or b is None else (a[0], b[0], pd.Series(b[1] - a[1], index=list(pair.ids)))
+
+
+def _area_change(name: str, areas: Sequence[Areas]) -> Change:
+    influence = pd.concat([moved for _, _, moved in areas], axis=1).fillna(0).mean(axis=1).to_numpy()
+    a, b = float(np.mean([each[0] for each in areas])), float(np.mean([each[1] for each in areas]))
+    half = float(norm.ppf((1 + LEVEL) / 2) * np.sqrt((influence**2).sum()))
+    return Change(name, len(influence), a, b, b - a, b - a - half, b - a + half, languages=len(areas))
+
+
+def _two_sided(change: Change) -> float:
+    half = (change.high - change.low) / 2
+    z = abs(change.change) / half * norm.ppf((1 + LEVEL) / 2) if half > 0 else float("inf") * bool(change.change)
+    return float(2 * norm.sf(0 if np.isnan(z) else z))
+
+
+def compare_ece(paired: Mapping[str, Paired], *, seed: int = 0) -> list[Change]:
+    """Return the change of the expected calibration error in every language."""
+    drawn = [_ece_change(code, {code: pair}, seed) for code, pair in paired.items()]
+    p_values = [p for _, p in drawn]
+    return [replace(change, p=p, p_holm=p_holm)
+            for (change, p), p_holm in zip(drawn, holm(p_values), strict=True)]  # fmt: skip
+
+
+def group_ece(name: str, paired: Mapping[str, Paired], *, seed: int = 0) -> Change:
+    """Return the change of the mean expected calibration error over several languages."""
+    return _ece_change(name, paired, seed)[0]
+
+
+def _ece_change(name: str, paired: Mapping[str, Paired], seed: int) -> tuple[Change, float]:
+    ids = list(dict.fromkeys(name for pair in paired.values() for name in pair.ids))
+    position = {name: index for index, name in enumerate(ids)}
+    drawn = _resamples(len(ids), seed)
+    measured, resampled = [], []
+    for pair in paired.values():
+        rows = [position[name] for name in pair.ids]
+        gaps = [calibration_gaps(scores, pair.gold, pair.labels) for scores in (pair.a, pair.b)]
+        measured.append([expected_calibration_error(each) for each in gaps])
+        counts = np.maximum(drawn[:, rows].sum(1), 1)
+        errors = [np.abs(drawn[:, rows] @ each.astype(np.float32)).sum(1) / counts for each in gaps]
+        resampled.append(errors[1] - errors[0])
+    changes = np.mean(resampled, axis=0)
+    low, high = np.quantile(changes, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    a, b = np.mean(measured, axis=0)
+    tail = min((changes <= 0).mean(), (changes >= 0).mean())
+    p = float(min(1.0, max(2 * tail, 2 / len(changes))))
+    return Change(name, len(ids), float(a), float(b), float(b - a), float(low), float(high), languages=len(paired)), p
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Whether the same items are right in several languages.
+
+    Attributes:
+        mean: mean over pairs of languages, 0 to 1; 1 where all languages have the same items right.
+        low: lower end of its interval, clustered by source item.
+        high: upper end.
+        pairs: language -> language -> items right in both / items right in either, None where none is.
+    """
+
+    mean: float
+    low: float
+    high: float
+    pairs: dict[str, dict[str, float | None]]
+
+
+def consistency(right: Mapping[str, pd.Series], *, seed: int = 0) -> Consistency | None:
+    """Return the cross-language consistency of an evaluation; None with fewer than two languages that share items.
+
+    Args:
+        right: language -> whether each item is right, indexed by id.
+        seed: of the bootstrap.
+    """
+    table = pd.concat(right, axis=1, join="inner").astype(float)
+    if table.shape[1] < 2 or table.empty:
+        return None
+    values = table.to_numpy()
+    first, second = np.triu_indices(values.shape[1], k=1)
+    both = values[:, first] * values[:, second]
+    either = np.maximum(values[:, first], values[:, second])
+    share = _ratio(both.sum(0), either.sum(0))
+    drawn = _resamples(len(values), seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a resample, or all items, may have none right
+        means = np.nanmean(_ratio(drawn @ both.astype(np.float32), drawn @ either.astype(np.float32)), axis=1)
+        low, high = np.nanquantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        mean = np.nanmean(share)
+    if np.isnan(mean):
+        return None
+    pairs: dict[str, dict[str, float | None]] = {code: {} for code in table}
+    for i, j, value in zip(first, second, share, strict=True):
+        known = None if np.isnan(value) else float(value)
+        pairs[table.columns[i]][table.columns[j]] = pairs[table.columns[j]][table.columns[i]] = known
+    return Consistency(float(mean), float(low), float(high), pairs)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(whole > 0, part / whole, np.nan)
 
 
 @lru_cache(maxsize=1)

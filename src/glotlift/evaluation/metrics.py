@@ -3,22 +3,37 @@
 Enters: the frame of a prediction file. Leaves: `LanguageScore`.
 
 Raw accuracy mixes two things: whether the model tells the items apart, and where its preference for a label lies. So
-beside it stand the number of predictions a label, AUROC (blind to a constant preference) and accuracy after batch
-calibration: the mean log-probability of each label over the items is taken off. That is the idea of Zhou et al. 2024
-(arXiv 2309.17249) with the geometric in place of the arithmetic mean, which makes it blind to a constant preference.
+beside it stand the number of predictions a label, AUROC (blind to a constant preference) and accuracy after two
+calibrations, which take the preference off:
+
+    batch        each label's mean log-probability over the items. The idea of Zhou et al. 2024 (arXiv 2309.17249) with
+                 the geometric in place of the arithmetic mean, which makes it blind to a constant preference. It sees
+                 the test items, never their gold labels.
+    contextual   the log of each label's probability for content-free inputs, mean over these (Zhao et al. 2021, arXiv
+                 2102.09690). It sees no test item.
+
+The expected calibration error says whether the probabilities mean what they say.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
-from scipy.stats import binomtest
-from sklearn.metrics import roc_auc_score
+from scipy.stats import binomtest, rankdata
+
+SCORINGS = ("sequence", "prefix-mass", "first-token")
+"""What of a label word is scored; see `glotlift.evaluation.predict`."""
+
+CALIBRATIONS = ("none", "contextual", "batch")
+"""What is taken off the scores before the best label is chosen."""
+
+ECE_BINS = 15
+"""Bins of equal width over the confidence (Guo et al. 2017)."""
 
 LEVEL = 0.95
 """Level of every interval."""
@@ -31,12 +46,16 @@ class LanguageScore:
     Attributes:
         language: code.
         n: number of items.
-        accuracy: share of items predicted right, 0 to 1.
+        accuracy: share of items predicted right, 0 to 1, as the file's scoring and calibration decide.
         low: lower end of its Wilson interval.
         high: upper end.
+        accuracy_raw: accuracy without calibration, 0 to 1.
         accuracy_calibrated: accuracy after batch calibration, 0 to 1.
+        accuracy_contextual: accuracy after contextual calibration, 0 to 1; None where no content-free input was run.
         auroc: area under the ROC curve, one label against the rest, mean over labels; 0.5 is chance. None where the
             items have one label only.
+        ece: expected calibration error of the probabilities renormalised over the labels, without calibration: mean
+            distance between confidence and accuracy over `ECE_BINS` bins, weighted by their items, 0 to 1.
         predicted: label id -> how often it was predicted.
         tied: number of items whose best score two labels share.
     """
@@ -46,8 +65,11 @@ class LanguageScore:
     accuracy: float
     low: float
     high: float
+    accuracy_raw: float
     accuracy_calibrated: float
+    accuracy_contextual: float | None
     auroc: float | None
+    ece: float
     predicted: dict[str, int]
     tied: int
 
@@ -57,47 +79,122 @@ class LanguageScore:
         return next((label for label, count in self.predicted.items() if count == self.n), None)
 
 
-def score_language(frame: pd.DataFrame, labels: Sequence[str], language: str, scoring: str) -> LanguageScore:
+def score_language(
+    frame: pd.DataFrame,
+    labels: Sequence[str],
+    language: str,
+    scoring: str,
+    content_free: Sequence[Mapping[str, Sequence[float]]] = (),
+) -> LanguageScore:
     """Return the score of one prediction file.
 
     Args:
         frame: see `glotlift.evaluation.predict.predict`.
         labels: label ids, in the task's order.
         language: code.
-        scoring: which scores decide, `sequence` or `prefix-mass`.
+        scoring: one of `SCORINGS`.
+        content_free: see `decide`; empty where no content-free input was run.
     """
     gold = frame["gold"].to_numpy()
     n_right = int((frame["predicted"].to_numpy() == gold).sum())
     interval = binomtest(n_right, len(frame)).proportion_ci(LEVEL, method="wilson")
-    log_probabilities = label_log_probabilities(frame, labels, scoring)
-    calibrated = np.array(labels)[batch_calibrated(log_probabilities).argmax(1)]
     counts = Counter(frame["predicted"])
+    log_probabilities = label_log_probabilities(frame, labels, scoring)
+
+    def accuracy(calibration: str) -> float:
+        return float((np.array(decide(frame, labels, scoring, calibration, content_free)[0]) == gold).mean())
+
     return LanguageScore(
         language=language,
         n=len(frame),
         accuracy=n_right / len(frame),
         low=float(interval.low),
         high=float(interval.high),
-        accuracy_calibrated=float((calibrated == gold).mean()),
+        accuracy_raw=accuracy("none"),
+        accuracy_calibrated=accuracy("batch"),
+        accuracy_contextual=accuracy("contextual") if content_free else None,
         auroc=auroc(log_probabilities, gold, labels),
+        ece=expected_calibration_error(calibration_gaps(log_probabilities, gold, labels)),
         predicted={label: counts[label] for label in labels},
         tied=int((frame["tied"].to_numpy() > 1).sum()),
     )
 
 
+def decide(
+    frame: pd.DataFrame,
+    labels: Sequence[str],
+    scoring: str,
+    calibration: str,
+    content_free: Sequence[Mapping[str, Sequence[float]]] = (),
+) -> tuple[list[str], list[int]]:
+    """Return for every item the label with the highest score, the first of several, and how many share it.
+
+    Args:
+        frame: with the columns of the scoring.
+        labels: label ids, in the task's order.
+        scoring: one of `SCORINGS`.
+        calibration: one of `CALIBRATIONS`.
+        content_free: scores of content-free inputs, for `contextual`: column name without label -> one number a label.
+    """
+    if calibration == "none":
+        scores = _columns(frame, labels, scoring)
+    elif calibration == "batch":
+        scores = batch_calibrated(label_log_probabilities(frame, labels, scoring))
+    else:
+        scores = label_log_probabilities(frame, labels, scoring) - content_free_prior(content_free, scoring)
+    best = scores.max(1, keepdims=True)
+    return [labels[int(index)] for index in scores.argmax(1)], (scores == best).sum(1).tolist()
+
+
+def _columns(frame: pd.DataFrame, labels: Sequence[str], scoring: str) -> np.ndarray:
+    """*Shape:* (items, labels)."""
+    return frame[[f"{scoring.replace('-', '_')}_{label}" for label in labels]].to_numpy(float)
+
+
 def label_log_probabilities(frame: pd.DataFrame, labels: Sequence[str], scoring: str) -> np.ndarray:
     """Return log-probabilities renormalised over the labels. *Shape:* (items, labels), natural log."""
-    if scoring == "sequence":
-        scores = frame[[f"sequence_{label}" for label in labels]].to_numpy(float)
-    else:
-        mass = frame[[f"prefix_mass_{label}" for label in labels]].to_numpy(float)
-        scores = np.log(np.maximum(mass, np.finfo(float).tiny))
+    return _renormalised(_columns(frame, labels, scoring), scoring)
+
+
+def _renormalised(scores: np.ndarray, scoring: str) -> np.ndarray:
+    if scoring == "prefix-mass":
+        scores = np.log(np.maximum(scores, np.finfo(float).tiny))
     return log_softmax(scores, axis=1)
 
 
 def batch_calibrated(log_probabilities: np.ndarray) -> np.ndarray:
     """Return scores less each label's mean over the items. *Shape:* (items, labels) -> (items, labels)."""
     return log_probabilities - log_probabilities.mean(0)
+
+
+def content_free_prior(content_free: Sequence[Mapping[str, Sequence[float]]], scoring: str) -> np.ndarray:
+    """Return the log of each label's probability for content-free inputs, mean over these. *Shape:* (labels,)."""
+    scores = np.array([each[scoring.replace("-", "_")] for each in content_free], float)
+    return np.log(np.exp(_renormalised(scores, scoring)).mean(0))
+
+
+def calibration_gaps(log_probabilities: np.ndarray, gold: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+    """Return confidence less correctness of every item, in the column of its confidence's bin.
+
+    Args:
+        log_probabilities: *Shape:* (items, labels).
+        gold: *Shape:* (items,), label ids.
+        labels: label ids in the order of the columns.
+
+    Returns:
+        *Shape:* (items, `ECE_BINS`).
+    """
+    confidence = np.exp(log_probabilities.max(1))
+    right = np.array(labels)[log_probabilities.argmax(1)] == gold
+    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+    gaps = np.zeros((len(gold), ECE_BINS))
+    gaps[np.arange(len(gold)), bins] = confidence - right
+    return gaps
+
+
+def expected_calibration_error(gaps: np.ndarray) -> float:
+    """Return the expected calibration error, 0 to 1, of the gaps of `calibration_gaps`. *Shape:* (items, bins)."""
+    return float(np.abs(gaps.sum(0)).sum() / len(gaps))
 
 
 def auroc(log_probabilities: np.ndarray, gold: np.ndarray, labels: Sequence[str]) -> float | None:
@@ -111,11 +208,39 @@ def auroc(log_probabilities: np.ndarray, gold: np.ndarray, labels: Sequence[str]
         gold: *Shape:* (items,), label ids.
         labels: label ids in the order of the columns.
     """
-    areas = []
+    found = auroc_influence(log_probabilities, gold, labels)
+    return None if found is None else found[0]
+
+
+def auroc_influence(
+    log_probabilities: np.ndarray, gold: np.ndarray, labels: Sequence[str]
+) -> tuple[float, np.ndarray] | None:
+    """Return the AUROC of `auroc` and how much each item moves it (DeLong et al. 1988, by midranks: Sun and Xu 2014).
+
+    The influences sum to zero, and their squares to the variance of the area (times n / (n - 1) within each class).
+    They add up over labels and over languages, which gives intervals for means of areas over parallel items.
+
+    Returns:
+        The area, and *shape* (items,).
+    """
+    areas, influences = [], []
     for column, label in enumerate(labels):
         is_label = gold == label
-        if 0 < is_label.sum() < len(gold):
-            others = np.delete(log_probabilities, column, axis=1)
-            log_odds = log_probabilities[:, column] - np.logaddexp.reduce(others, axis=1)
-            areas.append(roc_auc_score(is_label, log_odds))
-    return float(np.mean(areas)) if areas else None
+        n_in, n_out = int(is_label.sum()), int((~is_label).sum())
+        if not n_in or not n_out:
+            continue
+        others = np.delete(log_probabilities, column, axis=1)
+        log_odds = log_probabilities[:, column] - np.logaddexp.reduce(others, axis=1)
+        ranks = rankdata(log_odds)
+        placement = np.empty(len(gold))  # share of the other side that an item stands on the right side of
+        placement[is_label] = (ranks[is_label] - rankdata(log_odds[is_label])) / n_out
+        placement[~is_label] = 1 - (ranks[~is_label] - rankdata(log_odds[~is_label])) / n_in
+        area = float(placement[is_label].mean())
+        influence = np.empty(len(gold))
+        for side, n_side in ((is_label, n_in), (~is_label, n_out)):
+            influence[side] = (placement[side] - area) / np.sqrt(n_side * max(n_side - 1, 1))
+        areas.append(area)
+        influences.append(influence)
+    if not areas:
+        return None
+    return float(np.mean(areas)), np.mean(influences, axis=0)

@@ -1,58 +1,74 @@
 """Predictions: a model, a task and a language -> one row an item.
 
-Enters: a loaded model and items. Leaves: `predictions/<variant>/<task>/<language>.parquet` with, per item and label,
-both scores of one pass:
+Enters: a loaded model, or a server, and items. Leaves: `predictions/<variant>/<task>/<language>.parquet` with, per item
+and label, all scores of one pass:
 
     sequence_<label>      natural log of the probability of the whole label word behind the prompt
     prefix_mass_<label>   next-token probability of all tokens that are prefixes of the word (arXiv 2405.13816)
+    first_token_<label>   natural log of the probability of the first token of the word
 
-A file carries the fingerprint of all its numbers depend on: weights, adapter, dtype, prompt tokens, label tokens. It is
-used again only when that is the same.
+The same pass runs content-free inputs ("N/A" and so on, Zhao et al. 2021, arXiv 2102.09690), whose scores stand in the
+file's metadata. A file carries the fingerprint of all its numbers depend on: weights, adapter, dtype, prompt tokens,
+label tokens. It is used again only when that is the same; until it is whole, batches are kept in a journal.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from glotlift.errors import ModelError
-from glotlift.models.forward import TOKEN_BUDGET, Batch, Row, check_lengths, run
+from glotlift.evaluation.journal import Journal, LabelScores
+from glotlift.evaluation.metrics import decide
+from glotlift.models.forward import TOKEN_BUDGET, Batch, Row, check_lengths, plan_batches, run
 from glotlift.models.labels import build_trie, continuations, encode, prefix_tokens
 from glotlift.models.load import LoadedModel, digest
-from glotlift.runs import parquet_metadata, write_parquet
+from glotlift.models.server import Server, score_words
+from glotlift.runs import parquet_metadata, read_parquet, write_parquet
 from glotlift.tasks.task import AnswerSet, Item, Task
 
-SCORINGS = ("sequence", "prefix-mass")
+CONTENT_FREE = ("N/A", "[MASK]", "")
+"""Inputs that say nothing, put into every field (Zhao et al. 2021)."""
+
+Advance = Callable[[int], Any]
+"""Called with the number of items done."""
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """The items of a task in one language, as tokens.
+    """The items of a task in one language, as text, and for a local model as tokens.
 
     Attributes:
         task: name of the task.
+        version: of the task file.
         language: code of the prompt language.
         words: label id -> answer word.
         items: the items, in the order of the rows.
-        rows: what the model runs.
-        prefix_sets: for every label, the tokens that `prefix-mass` counts.
+        texts: their prompts, then those of the content-free inputs.
+        endings: what is scored behind a prompt: every answer word, with the closing quote where it is asked for.
         num_fewshot: demonstrations of a prompt.
+        rows: what a model runs for the items; empty for a server.
+        content_free: what it runs for the content-free inputs.
+        prefix_sets: for every label, the tokens that `prefix-mass` counts.
     """
 
     task: str
+    version: int
     language: str
     words: AnswerSet
     items: Sequence[Item]
-    rows: list[Row]
-    prefix_sets: list[list[int]]
+    texts: list[str]
+    endings: list[str]
     num_fewshot: int
+    rows: list[Row] = field(default_factory=list)
+    content_free: list[Row] = field(default_factory=list)
+    prefix_sets: list[list[int]] = field(default_factory=list)
 
     @property
     def labels(self) -> list[str]:
@@ -68,39 +84,97 @@ def prepare(
     answers: str,
     *,
     num_fewshot: int | None = None,
+    demo_seed: int | None = None,
+    closing_quote: bool = False,
+    apply_chat_template: bool = False,
 ) -> Prompts:
     """Tokenize the prompts of a task in one language, each as a whole string with each label word behind it.
+
+    Args:
+        loaded: the model.
+        task: the task.
+        language: code of the prompt language.
+        items: the items; at least one.
+        answers: answer set, see `Task.answers`.
+        num_fewshot: see `Task.shown`.
+        demo_seed: see `Task.shown`.
+        closing_quote: score the quote behind the word too, so that no word is the beginning of another.
+        apply_chat_template: write demonstrations and question as the user's turn, and begin the assistant's with the
+            cue.
 
     Raises:
         LanguageError: the task has no prompts in the language.
         TaskError: it has no such answer set.
-        ModelError: a prompt is longer than the model's window, or two labels have the same tokens.
+        ModelError: a prompt is longer than the model's window, two labels have the same tokens, or there is no chat
+            template.
     """
-    words = task.answers(language, answers)
-    texts = []
-    for item in items:
-        prompt = task.prompt(language, answers, item.fields, num_fewshot)
-        texts += [prompt, *(prompt + word for word in words.values())]
-    encoded = encode(loaded.tokenizer, texts)
-    preamble = encode(loaded.tokenizer, [task.preamble(language, answers, num_fewshot)])[0]
+    options = {"num_fewshot": num_fewshot, "demo_seed": demo_seed, "closing_quote": closing_quote}
+    chat = loaded.tokenizer if apply_chat_template else None
+    prompts, preambles = _render(task, language, items, answers, chat=chat, **options)
+    strings = [text + ending for text in prompts.texts for ending in ("", *prompts.endings)]
+    has_start = chat is not None  # a chat template writes the start token itself
+    encoded = encode(loaded.tokenizer, strings, special=not has_start)
+    starts = encode(loaded.tokenizer, preambles, special=not has_start)
+    width = len(prompts.endings) + 1
     rows = []
-    for start in range(0, len(encoded), len(words) + 1):
-        prompt_ids, *whole = encoded[start : start + len(words) + 1]
+    for index in range(len(prompts.texts)):
+        prompt_ids, *whole = encoded[index * width : (index + 1) * width]
         root, paths = continuations(prompt_ids, whole)
         if len(set(paths)) < len(paths) or not all(paths):
             raise ModelError(
-                f"task {task.name!r}, {language}: the tokenizer gives two of the words {', '.join(words.values())} "
-                "the same tokens, expected different ones"
+                f"task {task.name!r}, {language}: the tokenizer gives two of the words "
+                f"{', '.join(prompts.words.values())} the same tokens, expected different ones"
             )
-        span = (_shared(preamble, prompt_ids), len(prompt_ids))
+        span = (_shared(starts[index if len(starts) > 1 else 0], prompt_ids), len(prompt_ids))
         rows.append(Row(tuple(prompt_ids), build_trie(paths), root, span))
     try:
         check_lengths(loaded.model, rows)
     except ModelError as fault:
         raise ModelError(f"task {task.name!r}, {language}: {fault}") from None
-    sets = [sorted(prefix_tokens(loaded.tokenizer, word)) for word in words.values()]
-    shown = len(task.pack(language).demonstrations[:num_fewshot])
-    return Prompts(task.name, language, words, items, rows, sets, shown)
+    sets = [sorted(prefix_tokens(loaded.tokenizer, word)) for word in prompts.words.values()]
+    return replace(prompts, rows=rows[: len(items)], content_free=rows[len(items) :], prefix_sets=sets)
+
+
+def prepare_texts(task: Task, language: str, items: Sequence[Item], answers: str, **options: Any) -> Prompts:
+    """Return the prompts of a task in one language as text only, for a server; arguments as `prepare`."""
+    return _render(task, language, items, answers, **options)[0]
+
+
+def _render(
+    task: Task,
+    language: str,
+    items: Sequence[Item],
+    answers: str,
+    *,
+    num_fewshot: int | None = None,
+    demo_seed: int | None = None,
+    closing_quote: bool = False,
+    chat: Any = None,
+) -> tuple[Prompts, list[str]]:
+    """Return the prompts as text, and what stands before the question: one text, or one a prompt under a template."""
+    words, pack = task.answers(language, answers), task.pack(language)
+    preamble = task.preamble(language, answers, num_fewshot, demo_seed)
+    fields = [item.fields for item in items] + [dict.fromkeys(task.fields, text) for text in CONTENT_FREE]
+    questions = [task.question(language, each) for each in fields]
+    texts, preambles = [preamble + question for question in questions], [preamble]
+    if chat is not None:
+        pairs = [_as_chat(chat, preamble, question) for question in questions]
+        texts, preambles = [text for text, _ in pairs], [before for _, before in pairs]
+    endings = [word + (pack.closing if closing_quote else "") for word in words.values()]
+    n_shown = len(task.shown(language, num_fewshot, demo_seed))
+    return Prompts(task.name, task.version, language, words, items, texts, endings, n_shown), preambles
+
+
+def _as_chat(tokenizer: Any, preamble: str, question: str) -> tuple[str, str]:
+    """Return a prompt under the model's chat template, and the part of it before the question."""
+    if not tokenizer.chat_template:
+        raise ModelError(
+            "got --apply-chat-template for a tokenizer without a chat template, expected an instruct model"
+        )
+    asked, _, cue = question.rpartition("\n")
+    message = [{"role": "user", "content": preamble + (asked or question)}]
+    text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    return text + (cue if asked else ""), text[: max(text.rfind(asked or question), 0)]
 
 
 def _shared(preamble: Sequence[int], prompt: Sequence[int]) -> int:
@@ -114,9 +188,11 @@ def predict(
     variant: str,
     *,
     scoring: str = "sequence",
+    calibration: str = "none",
     token_budget: int = TOKEN_BUDGET,
+    batch_size: int | None = None,
     prefix_cache: bool = True,
-    progress: Any = None,
+    progress: Advance | None = None,
 ) -> pd.DataFrame:
     """Score every label of every item.
 
@@ -124,52 +200,124 @@ def predict(
         loaded: the model.
         prompts: from `prepare`.
         variant: `base` (adapter off) or `tuned` (adapter on).
-        scoring: which scores decide: one of `SCORINGS`.
+        scoring: which scores decide: one of `glotlift.evaluation.metrics.SCORINGS`.
+        calibration: what is taken off them first: one of `glotlift.evaluation.metrics.CALIBRATIONS`.
         token_budget: tokens of a batch.
+        batch_size: items of a batch; None for as many as the budget allows.
         prefix_cache: False runs every prompt alone and whole, as a reference.
         progress: called with the number of items done, batch by batch.
 
     Returns:
         A frame in the order of the items: `id`, `gold`, `predicted`, `tied` (labels that share the best score, 1 where
-        none does; the first label wins), `n_tokens`, `sequence_<label>` (natural log), `prefix_mass_<label>` (0 to 1).
+        none does; the first label wins), `n_tokens`, `sequence_<label>` and `first_token_<label>` (natural log),
+        `prefix_mass_<label>` (0 to 1).
     """
-    scores: dict[int, tuple[list[float], list[float]]] = {}
+    scores: dict[int, LabelScores] = {}
+    batches = score_batches(loaded, prompts, variant, token_budget=token_budget, batch_size=batch_size,
+                            prefix_cache=prefix_cache)  # fmt: skip
+    for found in batches:
+        scores |= found
+        _advance(progress, found, prompts)
+    return to_frame(prompts, scores, scoring, calibration)[0]
+
+
+def score_batches(
+    loaded: LoadedModel,
+    prompts: Prompts,
+    variant: str,
+    *,
+    token_budget: int = TOKEN_BUDGET,
+    batch_size: int | None = None,
+    prefix_cache: bool = True,
+    done: Mapping[int, Any] | None = None,
+    process: int = 0,
+    n_processes: int = 1,
+) -> Iterator[dict[int, LabelScores]]:
+    """Yield the scores of items and content-free inputs, batch by batch; index len(items) is the first of the latter.
+
+    Args:
+        loaded: the model.
+        prompts: from `prepare`.
+        variant: `base` or `tuned`.
+        token_budget: tokens of a batch.
+        batch_size: items of a batch.
+        prefix_cache: see `predict`.
+        done: indexes that are not needed any more; a batch runs unless all of its are done, so that it is the same
+            batch as in a run that nothing stopped.
+        process: of `n_processes`, which share the batches evenly.
+        n_processes: see `process`.
+    """
+    rows = [*prompts.rows, *prompts.content_free]
+    if prefix_cache:
+        planned = plan_batches(loaded.model, rows, token_budget=token_budget, batch_size=batch_size)
+    else:
+        planned = [[index] for index in range(len(rows))]
+    share = [batch for batch in planned[process::n_processes] if not all(index in (done or ()) for index in batch)]
+    if not share:
+        return
     with loaded.as_variant(variant) as model:
-        passes = run(model, prompts.rows, token_budget=token_budget) if prefix_cache else _plain(model, prompts.rows)
-        for batch in passes:
-            scores.update(_reduce(batch, prompts))
-            if progress is not None:
-                progress(len(batch.rows))
-    return _frame(prompts, [scores[index] for index in range(len(prompts.rows))], scoring)
+        batches = run(model, rows, batches=share) if prefix_cache else _plain(model, rows, share)
+        for batch in batches:
+            scores = _reduce(batch, rows, prompts.prefix_sets)
+            _check_finite(scores, prompts)
+            yield scores
 
 
-def _reduce(batch: Batch, prompts: Prompts) -> dict[int, tuple[list[float], list[float]]]:
-    """Return for every row its (sequence, prefix-mass) scores, one a label. Sums run in fp64 over fp32 log-softmax."""
-    normalizer = batch.logits.float().logsumexp(-1)
+def server_batches(
+    server: Server, prompts: Prompts, *, done: Mapping[int, Any] | None = None, process: int = 0, n_processes: int = 1
+) -> Iterator[dict[int, LabelScores]]:
+    """Yield what `score_batches` does, an item at a time, as a server answers; prefix mass is not known there.
+
+    Raises:
+        ModelError: the server cannot be reached, or gives no log-probabilities of the prompt.
+    """
+    share = [index for index in range(len(prompts.texts))[process::n_processes] if index not in (done or ())]
+    texts = [prompts.texts[index] for index in share]
+    for position, sequence, first_token in score_words(server, texts, prompts.endings):
+        scores = {share[position]: LabelScores(tuple(sequence), (), tuple(first_token))}
+        _check_finite(scores, prompts)
+        yield scores
+
+
+def _reduce(batch: Batch, rows: Sequence[Row], prefix_sets: Sequence[Sequence[int]]) -> dict[int, LabelScores]:
+    """Return the scores of a batch's rows. Log-sum-exp runs in fp32, sums over tokens in fp64."""
+    device = batch.logits.device
+    normalizer = torch.stack([logits.float().logsumexp(-1) for logits in batch.logits])  # one row at a time: no copy
+    tries = [trie for index in batch.rows if (trie := rows[index].trie) is not None]
+    steps = [
+        (nodes[node], token)
+        for nodes, trie in zip(batch.nodes, tries, strict=True)
+        for path in trie.steps
+        for node, token in path
+    ]
+    positions, tokens = (torch.tensor(column, device=device) for column in zip(*steps, strict=True))
+    log_probabilities = iter((batch.logits[positions, tokens].float() - normalizer[positions]).double().tolist())
+    ends = torch.tensor(batch.prompt_end, device=device)
+    masses = []
+    for counted in prefix_sets:
+        chosen = batch.logits[ends[:, None], torch.tensor(counted, dtype=torch.long, device=device)[None]]
+        masses.append((chosen.float() - normalizer[ends][:, None]).double().exp().sum(1).tolist())
     scores = {}
-    for k, index in enumerate(batch.rows):
-        trie = prompts.rows[index].trie
-        assert trie is not None
-        sequence = []
-        for steps in trie.steps:
-            positions = torch.tensor([batch.nodes[k][node] for node, _ in steps], device=normalizer.device)
-            tokens = torch.tensor([token for _, token in steps], device=normalizer.device)
-            log_probabilities = batch.logits[positions, tokens].float() - normalizer[positions]
-            sequence.append(log_probabilities.double().sum().item())
-        end = batch.prompt_end[k]
-        mass = [_mass(batch.logits[end], normalizer[end], tokens) for tokens in prompts.prefix_sets]
-        scores[index] = (sequence, mass)
+    for k, (index, trie) in enumerate(zip(batch.rows, tries, strict=True)):
+        paths = [[next(log_probabilities) for _ in path] for path in trie.steps]
+        sequence, first = tuple(math.fsum(path) for path in paths), tuple(path[0] for path in paths)
+        scores[index] = LabelScores(sequence, tuple(mass[k] for mass in masses), first)
     return scores
 
 
-def _mass(logits: Tensor, normalizer: Tensor, tokens: list[int]) -> float:
-    return (logits[tokens].float() - normalizer).double().exp().sum().item()
+def _check_finite(scores: Mapping[int, LabelScores], prompts: Prompts) -> None:
+    if not all(math.isfinite(value) for each in scores.values() for values in astuple(each) for value in values):
+        raise ModelError(
+            f"task {prompts.task!r}, {prompts.language}: the model gives scores that are not finite; "
+            "expected numbers (try --dtype float32)"
+        )
 
 
-def _plain(model: Any, rows: Sequence[Row]) -> Iterator[Batch]:
+def _plain(model: Any, rows: Sequence[Row], batches: Sequence[Sequence[int]]) -> Iterator[Batch]:
     """Yield what `run` yields, by plain forward passes over whole prompts, one a label, nothing shared."""
     device = next(model.parameters()).device
-    for index, row in enumerate(rows):
+    for index in (index for batch in batches for index in batch):
+        row = rows[index]
         assert row.trie is not None
         logits, nodes = [], [-1] * len(row.trie.tokens)
         for steps in row.trie.steps:
@@ -189,67 +337,113 @@ def _plain(model: Any, rows: Sequence[Row]) -> Iterator[Batch]:
         yield Batch([index], torch.stack(logits), [end], [nodes])
 
 
-def _frame(prompts: Prompts, scores: list[tuple[list[float], list[float]]], scoring: str) -> pd.DataFrame:
-    labels = prompts.labels
-    deciding = [pair[SCORINGS.index(scoring)] for pair in scores]
+def to_frame(
+    prompts: Prompts, scores: Mapping[int, LabelScores], scoring: str, calibration: str
+) -> tuple[pd.DataFrame, list[dict[str, list[float]]]]:
+    """Return the frame of `predict` and the scores of the content-free inputs, by what they are called in the frame."""
+    labels, n_items = prompts.labels, len(prompts.items)
     columns: dict[str, list] = {
         "id": [item.id for item in prompts.items],
         "gold": [item.gold for item in prompts.items],
-        "predicted": [labels[row.index(max(row))] for row in deciding],
-        "tied": [row.count(max(row)) for row in deciding],
-        "n_tokens": [len(row.prompt) for row in prompts.rows],
+        "predicted": [],
+        "tied": [],
     }
-    for position, label in enumerate(labels):
-        columns[f"sequence_{label}"] = [sequence[position] for sequence, _ in scores]
-    for position, label in enumerate(labels):
-        columns[f"prefix_mass_{label}"] = [mass[position] for _, mass in scores]
-    if not all(math.isfinite(value) for pair in scores for values in pair for value in values):
-        raise ModelError(
-            f"task {prompts.task!r}, {prompts.language}: the model gives scores that are not finite; "
-            "expected numbers (try --dtype float32)"
-        )
-    return pd.DataFrame(columns)
+    if prompts.rows:
+        columns["n_tokens"] = [len(row.prompt) for row in prompts.rows]
+    names = [name for name in LabelScores.__dataclass_fields__ if getattr(scores[0], name)]
+    for name in names:
+        for position, label in enumerate(labels):
+            columns[f"{name}_{label}"] = [getattr(scores[index], name)[position] for index in range(n_items)]
+    free = [{name: list(getattr(scores[index], name)) for name in names}
+            for index in range(n_items, len(prompts.texts))]  # fmt: skip
+    frame = pd.DataFrame({name: values for name, values in columns.items() if values})
+    predicted, tied = decide(frame, labels, scoring, calibration, free)
+    frame.insert(2, "predicted", predicted)
+    frame.insert(3, "tied", tied)
+    return frame, free
 
 
-def prediction_fingerprint(loaded: LoadedModel, prompts: Prompts, variant: str, scoring: str) -> str:
-    """Return the digest of all that a prediction file's numbers depend on."""
-    rows = [(row.prompt, row.root, row.trie.steps if row.trie else None) for row in prompts.rows]
+def _advance(progress: Advance | None, found: Iterable[int], prompts: Prompts) -> None:
+    """Report the items among the rows that were done; content-free inputs are none."""
+    if progress is not None:
+        progress(sum(index < len(prompts.items) for index in found))
+
+
+def prediction_fingerprint(model_fingerprint: str, prompts: Prompts, *, prefix_cache: bool = True) -> str:
+    """Return the digest of all that the scores of a prediction file depend on.
+
+    Args:
+        model_fingerprint: of the variant that scores, see `LoadedModel.variant_fingerprint`.
+        prompts: what is scored.
+        prefix_cache: see `predict`.
+    """
+    rows = [(row.prompt, row.root, row.trie.steps if row.trie else None) for row in prompts.rows + prompts.content_free]
+    asked = rows or (prompts.texts, prompts.endings)
     gold = [(item.id, item.gold) for item in prompts.items]
-    return digest(loaded.variant_fingerprint(variant), rows, gold, prompts.labels, prompts.prefix_sets, scoring)
+    return digest(model_fingerprint, asked, gold, prompts.labels, prompts.prefix_sets, prefix_cache)
 
 
 def predict_to_file(
     path: Path,
-    loaded: LoadedModel,
     prompts: Prompts,
-    variant: str,
+    batches: Callable[..., Iterator[dict[int, LabelScores]]],
+    fingerprint: str,
     *,
-    task_key: str,
-    answers: str,
     scoring: str,
-    token_budget: int,
-    prefix_cache: bool,
-    progress: Any = None,
+    calibration: str,
+    metadata: Mapping[str, Any],
+    process: int = 0,
+    wait: Callable[[], None] = lambda: None,
+    progress: Advance | None = None,
 ) -> bool:
-    """Write a prediction file unless it is there with the same fingerprint; return whether it was computed."""
-    fingerprint = prediction_fingerprint(loaded, prompts, variant, scoring)
-    if parquet_metadata(path).get("fingerprint") == fingerprint:
-        if progress is not None:
-            progress(len(prompts.rows))
-        return False
-    options = {"scoring": scoring, "token_budget": token_budget, "prefix_cache": prefix_cache, "progress": progress}
-    frame = predict(loaded, prompts, variant, **options)
-    metadata = {
+    """Write a prediction file unless it is there with the same fingerprint; return whether anything was scored.
+
+    Every batch goes to the journal first, so a run that is killed goes on behind its last one. With several processes
+    each does its share of the batches, and the first writes the file when all have.
+
+    Args:
+        path: the file.
+        prompts: what is scored.
+        batches: called with `done`, the scores that are known already, yields the others, see `score_batches`.
+        fingerprint: see `prediction_fingerprint`.
+        scoring: see `predict`.
+        calibration: see `predict`.
+        metadata: what else is kept with the file.
+        process: number of this process.
+        wait: returns when all processes have called it.
+        progress: called with the number of items done.
+    """
+    about = {
+        **metadata,
         "fingerprint": fingerprint,
-        "task": task_key,
+        "task_name": prompts.task,
+        "version": prompts.version,
         "language": prompts.language,
-        "variant": variant,
-        "model": loaded.name,
-        "answers": answers,
         "scoring": scoring,
+        "calibration": calibration,
         "labels": prompts.labels,
         "label_words": dict(prompts.words),
         "num_fewshot": prompts.num_fewshot,
     }
-    write_parquet(path, frame, metadata)
+    kept = parquet_metadata(path)
+    if kept.get("fingerprint") == fingerprint:
+        _advance(progress, range(len(prompts.items)), prompts)
+        if process == 0 and {key: kept.get(key) for key in about} != about:  # the same scores, decided otherwise
+            frame, kept = read_parquet(path)
+            frame["predicted"], frame["tied"] = decide(
+                frame, prompts.labels, scoring, calibration, kept["content_free"]
+            )
+            write_parquet(path, frame, {**about, "content_free": kept["content_free"]})
+        return False
+    journal = Journal(path, fingerprint, process)
+    done = journal.read()
+    _advance(progress, done, prompts)
+    for found in batches(done=done):
+        journal.append(found)
+        _advance(progress, found.keys() - done.keys(), prompts)
+    wait()
+    if process == 0:
+        frame, free = to_frame(prompts, journal.read(), scoring, calibration)
+        write_parquet(path, frame, {**about, "content_free": free})
+        journal.remove()
     return True

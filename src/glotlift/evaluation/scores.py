@@ -6,7 +6,7 @@ for the tuned model where there is one, else for the base; all else stands under
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from glotlift.evaluation.compare import Change, compare_group, compare_languages, correctness
-from glotlift.evaluation.metrics import LanguageScore, batch_calibrated, label_log_probabilities, score_language
+from glotlift.evaluation.compare import (
+    Change,
+    Paired,
+    compare_auroc,
+    compare_ece,
+    compare_group,
+    compare_languages,
+    consistency,
+    correctness,
+    group_auroc,
+    group_ece,
+    group_mean,
+)
+from glotlift.evaluation.gain import change_sentence, gain_parts, parts_sentence
+from glotlift.evaluation.metrics import LanguageScore, decide, label_log_probabilities, score_language
+from glotlift.languages import language
 from glotlift.runs import read_parquet, versions
+
+MEASURES = ("raw", "calibrated", "contextual", "auroc", "ece")
+"""What is compared between base and tuned: three accuracies, AUROC, expected calibration error."""
+
+_CALIBRATION = {"raw": "none", "calibrated": "batch", "contextual": "contextual"}
 
 
 @dataclass(frozen=True)
@@ -28,12 +47,54 @@ class Predictions:
         frames: variant -> language -> frame.
         metadata: of any one of the files: `labels`, `answers`, `scoring` and more.
         num_fewshot: language -> demonstrations of a prompt, None where a file does not say.
+        content_free: variant -> language -> scores of content-free inputs, see `metrics.decide`.
     """
 
     key: str
     frames: Mapping[str, Mapping[str, pd.DataFrame]]
     metadata: Mapping[str, Any]
     num_fewshot: Mapping[str, int | None] = field(default_factory=dict)
+    content_free: Mapping[str, Mapping[str, Sequence[Mapping[str, Sequence[float]]]]] = field(default_factory=dict)
+
+    @property
+    def languages(self) -> list[str]:
+        """Codes."""
+        return list(next(iter(self.frames.values())))
+
+    def free(self, variant: str, code: str) -> Sequence[Mapping[str, Sequence[float]]]:
+        """Return the scores of the content-free inputs of a file, empty where none were run."""
+        return self.content_free.get(variant, {}).get(code) or ()
+
+    def decided(self, variant: str, code: str, calibration: str) -> pd.DataFrame:
+        """Return a frame with `predicted` as a calibration decides."""
+        frame, about = self.frames[variant][code], self.metadata
+        chosen, _ = decide(frame, about["labels"], about["scoring"], calibration, self.free(variant, code))
+        return frame.assign(predicted=chosen)
+
+    def paired(self, calibration: str) -> dict[str, pd.DataFrame]:
+        """Return language -> which items base (`a`) and tuned (`b`) have right under a calibration."""
+        return {
+            code: correctness(*(self.decided(variant, code, calibration) for variant in ("base", "tuned")),
+                              where=f"{self.key}, {code}")
+            for code in self.languages
+        }  # fmt: skip
+
+    def paired_scores(self) -> dict[str, Paired]:
+        """Return language -> log-probabilities of base and tuned, item by item."""
+        labels, scoring = self.metadata["labels"], self.metadata["scoring"]
+        found = {}
+        for code in self.languages:
+            base, tuned = (self.frames[variant][code].set_index("id") for variant in ("base", "tuned"))
+            both = [label_log_probabilities(each, labels, scoring) for each in (base, tuned.loc[base.index])]
+            found[code] = Paired(list(base.index), base["gold"].to_numpy(), labels, *both)
+        return found
+
+    def right(self, variant: str) -> dict[str, pd.Series]:
+        """Return language -> whether each item is right, indexed by id."""
+        return {
+            code: pd.Series((frame["predicted"] == frame["gold"]).to_numpy(), index=frame["id"])
+            for code, frame in self.frames[variant].items()
+        }
 
 
 def read_predictions(folder: Path, key: str, variants: Sequence[str], languages: Sequence[str]) -> Predictions:
@@ -41,13 +102,15 @@ def read_predictions(folder: Path, key: str, variants: Sequence[str], languages:
     frames: dict[str, dict[str, pd.DataFrame]] = {}
     metadata: dict[str, Any] = {}
     num_fewshot: dict[str, int | None] = {}
+    content_free: dict[str, dict[str, Any]] = {}
     for variant in variants:
-        frames[variant] = {}
+        frames[variant], content_free[variant] = {}, {}
         for code in languages:
             path = folder / "predictions" / variant / key / f"{code}.parquet"
             frames[variant][code], metadata = read_parquet(path)
             num_fewshot[code] = metadata.get("num_fewshot")
-    return Predictions(key, frames, metadata, num_fewshot)
+            content_free[variant][code] = metadata.get("content_free")
+    return Predictions(key, frames, metadata, num_fewshot, content_free)
 
 
 def build_scores(
@@ -71,20 +134,23 @@ def build_scores(
     """
     variants = list(test_sets[0].frames)
     tasks = {each.key: _task_scores(each, seen, pivot, seed) for each in test_sets}
+    for key, sibling in _arbitrary_siblings(test_sets).items():
+        tasks[key] |= _parts(key, test_sets, sibling, seed)
     flat = {
-        f"{key}_{code}": (code, entry[variants[-1]])
-        for key, task in tasks.items()
-        for code, entry in task["languages"].items()
+        f"{key}_{code}": (each, code, tasks[key]["languages"][code][variants[-1]])
+        for key, each in {each.key: each for each in test_sets}.items()
+        for code in each.languages
     }
-    shots = {f"{each.key}_{code}": count for each in test_sets for code, count in each.num_fewshot.items()}
+    shots = {name: each.num_fewshot.get(code) for name, (each, code, _) in flat.items()}
+    scored = {name: score for name, (_, _, score) in flat.items()}
     return {
-        "results": {name: _lm_eval_row(name, score) for name, (_, score) in flat.items()},
+        "results": {name: _lm_eval_row(name, score) for name, score in scored.items()},
         "group_subtasks": {key: [f"{key}_{code}" for code in task["languages"]] for key, task in tasks.items()},
-        "configs": {name: {"task": name, "num_fewshot": shots.get(name)} for name in flat},
-        "versions": {name: 1 for name in flat},
+        "configs": {name: {"task": name, "num_fewshot": shots[name]} for name in flat},
+        "versions": {name: each.metadata.get("version", 1) for name, (each, _, _) in flat.items()},
         "n-shot": shots,
         "higher_is_better": {name: {"acc": True} for name in flat},
-        "n-samples": {name: {"original": score["n"], "effective": score["n"]} for name, (_, score) in flat.items()},
+        "n-samples": {name: {"original": score["n"], "effective": score["n"]} for name, score in scored.items()},
         "config": {"model": "hf", "model_args": f"pretrained={model}", **config},
         "glotlift": {
             "model": model,
@@ -93,6 +159,7 @@ def build_scores(
             "pivot": pivot,
             "versions": versions(),
             "tasks": tasks,
+            **_over_test_sets(test_sets, tasks),
         },
     }
 
@@ -106,45 +173,99 @@ def _lm_eval_row(name: str, score: Mapping[str, Any]) -> dict[str, Any]:
 def _task_scores(test_set: Predictions, seen: Sequence[str], pivot: str, seed: int) -> dict[str, Any]:
     labels, scoring = test_set.metadata["labels"], test_set.metadata["scoring"]
     by_variant = {
-        variant: {code: score_language(frame, labels, code, scoring) for code, frame in frames.items()}
+        variant: {
+            code: score_language(frame, labels, code, scoring, test_set.free(variant, code))
+            for code, frame in frames.items()
+        }
         for variant, frames in test_set.frames.items()
     }
-    languages: dict[str, dict[str, Any]] = {code: {} for code in next(iter(test_set.frames.values()))}
+    languages: dict[str, dict[str, Any]] = {code: {} for code in test_set.languages}
     for variant, scores in by_variant.items():
         for code, score in scores.items():
             languages[code][variant] = asdict(score)
+    right = {variant: test_set.right(variant) for variant in test_set.frames}
     out: dict[str, Any] = {
         "task": test_set.metadata["task"],
         "answers": test_set.metadata["answers"],
         "scoring": scoring,
+        "calibration": test_set.metadata.get("calibration", "none"),
         "labels": labels,
         "label_words": test_set.metadata["label_words"],
         "chance": 1 / len(labels),
         "languages": languages,
-        "means": {variant: _means(list(scores.values())) for variant, scores in by_variant.items()},
+        "means": {variant: _means(list(scores.values()), right[variant]) for variant, scores in by_variant.items()},
+        "collapsed": {
+            variant: {code: score.collapsed for code, score in scores.items() if score.collapsed is not None}
+            for variant, scores in by_variant.items()
+        },
+        "consistency": {variant: _as_dict(consistency(each, seed=seed)) for variant, each in right.items()},
     }
+    out["rollups"] = _rollups(test_set.languages, right, seed)
     if set(test_set.frames) != {"base", "tuned"}:
         out["sentence"] = _base_sentence(test_set.key, out["means"]["base"], len(languages))
         return out
-    raw = _paired(test_set, calibrated=False)
-    calibrated = _paired(test_set, calibrated=True)
-    for change in compare_languages(raw, seed=seed):
-        languages[change.name]["change"] = asdict(change)
     members = _groups(list(languages), seen, pivot)
-    groups = {name: compare_group(name, {c: raw[c] for c in codes}, seed=seed) for name, codes in members.items()}
-    fair = {name: compare_group(name, {c: calibrated[c] for c in codes}, seed=seed) for name, codes in members.items()}
-    out["groups"] = {name: asdict(change) for name, change in groups.items()}
-    out["calibrated_groups"] = {name: asdict(change) for name, change in fair.items()}
+    for measure in MEASURES:
+        by_language, grouped = _compared(test_set, measure, seed)
+        for change in by_language:
+            languages[change.name].setdefault("changes", {})[measure] = asdict(change)
+        out[_GROUPS[measure]] = {
+            name: asdict(change) for name, codes in members.items() if (change := grouped(name, codes)) is not None
+        }
+    for entry in languages.values():
+        entry["change"] = entry["changes"]["raw"]
+    groups, fair = ({name: Change(**change) for name, change in out[_GROUPS[each]].items()}
+                    for each in ("raw", "calibrated"))  # fmt: skip
     out["sentence"] = change_sentence(test_set.key, groups, fair, out["means"])
     return out
 
 
-def _means(scores: Sequence[LanguageScore]) -> dict[str, float | int | None]:
+_GROUPS = {
+    "raw": "groups",
+    "calibrated": "calibrated_groups",
+    "contextual": "contextual_groups",
+    "auroc": "auroc_groups",
+    "ece": "ece_groups",
+}
+"""Where scores.json keeps the changes of a measure over groups of languages."""
+
+GroupChange = Callable[[str, Sequence[str]], Change | None]
+
+
+def _compared(test_set: Predictions, measure: str, seed: int) -> tuple[list[Change], GroupChange]:
+    """Return the change of a measure in every language, and how to get it over a group of them."""
+    if measure == "contextual" and not all(test_set.free(v, c) for v in test_set.frames for c in test_set.languages):
+        return [], lambda _name, _codes: None
+    if measure in _CALIBRATION:
+        right = test_set.paired(_CALIBRATION[measure])
+        return compare_languages(right, seed=seed), lambda name, codes: compare_group(
+            name, {code: right[code] for code in codes}, seed=seed
+        )
+    scores = test_set.paired_scores()
+    if measure == "auroc":
+        return compare_auroc(scores), lambda name, codes: group_auroc(name, {code: scores[code] for code in codes})
+    return compare_ece(scores, seed=seed), lambda name, codes: group_ece(
+        name, {code: scores[code] for code in codes}, seed=seed
+    )
+
+
+def _as_dict(found: Any) -> dict[str, Any] | None:
+    return None if found is None else asdict(found)
+
+
+def _means(scores: Sequence[LanguageScore], right: Mapping[str, pd.Series]) -> dict[str, float | int | None]:
     areas = [score.auroc for score in scores if score.auroc is not None]
+    contextual = [score.accuracy_contextual for score in scores if score.accuracy_contextual is not None]
+    mean, low, high = group_mean(right)
     return {
-        "accuracy": float(np.mean([score.accuracy for score in scores])),
+        "accuracy": mean,
+        "low": low,
+        "high": high,
+        "accuracy_raw": float(np.mean([score.accuracy_raw for score in scores])),
         "accuracy_calibrated": float(np.mean([score.accuracy_calibrated for score in scores])),
+        "accuracy_contextual": float(np.mean(contextual)) if len(contextual) == len(scores) else None,
         "auroc": float(np.mean(areas)) if areas else None,
+        "ece": float(np.mean([score.ece for score in scores])),
         "collapsed_languages": sum(score.collapsed is not None for score in scores),
     }
 
@@ -157,66 +278,98 @@ def _groups(languages: Sequence[str], seen: Sequence[str], pivot: str) -> dict[s
     return {name: codes for name, codes in groups.items() if codes}
 
 
-def _paired(test_set: Predictions, *, calibrated: bool) -> dict[str, pd.DataFrame]:
-    pairs = {}
-    for code, base in test_set.frames["base"].items():
-        both = [base, test_set.frames["tuned"][code]]
-        if calibrated:
-            both = [_calibrated(frame, test_set.metadata) for frame in both]
-        pairs[code] = correctness(*both, where=f"{test_set.key}, {code}")
-    return pairs
+def _rollups(
+    codes: Sequence[str], right: Mapping[str, Mapping[str, pd.Series]], seed: int
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return accuracy by family, script and resource class: kind -> name -> languages, variants and change."""
+    out: dict[str, dict[str, dict[str, Any]]] = {}
+    for kind in ("family", "script", "resource"):
+        members: dict[str, list[str]] = {}
+        for code in codes:
+            known = getattr(language(code), kind)
+            members.setdefault("unknown" if known in ("", None) else str(known), []).append(code)
+        out[kind] = {}
+        for name, inside in sorted(members.items()):
+            entry: dict[str, Any] = {"languages": inside}
+            for variant, series in right.items():
+                mean, low, high = group_mean({code: series[code] for code in inside})
+                entry[variant] = {"accuracy": mean, "low": low, "high": high}
+            if set(right) == {"base", "tuned"}:
+                pairs = {code: pd.DataFrame({"a": right["base"][code], "b": right["tuned"][code]}) for code in inside}
+                entry["change"] = asdict(compare_group(name, pairs, seed=seed))
+            out[kind][name] = entry
+    return out
 
 
-def _calibrated(frame: pd.DataFrame, metadata: Mapping[str, Any]) -> pd.DataFrame:
-    labels = metadata["labels"]
-    scores = batch_calibrated(label_log_probabilities(frame, labels, metadata["scoring"]))
-    return frame.assign(predicted=np.array(labels)[scores.argmax(1)])
+def _arbitrary_siblings(test_sets: Sequence[Predictions]) -> dict[str, str]:
+    """Return test set -> the test set of the same task and demonstrations with `arbitrary` answers."""
+
+    def about(each: Predictions) -> tuple[Any, Any]:
+        return each.metadata.get("task_name"), each.metadata.get("demo_seed")
+
+    controls = {about(each): each.key for each in test_sets if each.metadata["answers"] == "arbitrary"}
+    return {
+        each.key: controls[about(each)]
+        for each in test_sets
+        if each.metadata["answers"] != "arbitrary" and about(each) in controls and about(each)[0] is not None
+    }
+
+
+def _parts(key: str, test_sets: Sequence[Predictions], control: str, seed: int) -> dict[str, Any]:
+    by_key = {each.key: each for each in test_sets}
+    if set(by_key[key].frames) != {"base", "tuned"}:
+        return {}
+    own, other = by_key[key], by_key[control]
+    common = [code for code in own.languages if code in other.languages]
+    if not common:
+        return {}
+    raw, fair, arbitrary = own.paired("none"), own.paired("batch"), other.paired("batch")
+    parts = gain_parts(*({code: each[code] for code in common} for each in (raw, fair, arbitrary)), seed=seed)
+    return {"parts": {name: asdict(part) for name, part in parts.items()}, "parts_sentence": parts_sentence(key, parts)}
+
+
+def _over_test_sets(test_sets: Sequence[Predictions], tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what several test sets of one task say together: the language grid, the spread over demonstrations."""
+    grid: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    draws: dict[str, list[str]] = {}
+    for each in test_sets:
+        name, answers = each.metadata.get("task_name", each.key), each.metadata["answers"]
+        if answers.startswith("in:"):
+            for variant in each.frames:
+                rows = grid.setdefault(name, {}).setdefault(variant, {})
+                for code in each.languages:
+                    accuracy = tasks[each.key]["languages"][code][variant]["accuracy"]
+                    rows.setdefault(code, {})[answers.removeprefix("in:")] = accuracy
+        if each.metadata.get("demo_seed") is not None:
+            draws.setdefault(f"{name}.{answers}", []).append(each.key)
+    out: dict[str, Any] = {"answer_language_grid": grid} if grid else {}
+    spread = {name: _spread(keys, tasks) for name, keys in draws.items() if len(keys) > 1}
+    return out | ({"demonstration_spread": spread} if spread else {})
+
+
+def _spread(keys: Sequence[str], tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    first = tasks[keys[0]]
+    out: dict[str, Any] = {"test_sets": list(keys)}
+    for variant in first["means"]:
+        overall = [tasks[key]["means"][variant]["accuracy"] for key in keys]
+        by_language = {
+            code: [tasks[key]["languages"][code][variant]["accuracy"] for key in keys] for code in first["languages"]
+        }
+        languages = {code: _summary(row) for code, row in by_language.items()}
+        out[variant] = {"mean": _summary(overall), "languages": languages}
+    return out
+
+
+def _summary(values: Sequence[float]) -> dict[str, float]:
+    """Return mean, standard deviation (n - 1), minimum and maximum of accuracies over draws of demonstrations."""
+    array = np.array(values)
+    return {"mean": float(array.mean()), "sd": float(array.std(ddof=1)), "min": float(array.min()),
+            "max": float(array.max())}  # fmt: skip
 
 
 def _base_sentence(key: str, means: Mapping[str, Any], n_languages: int) -> str:
+    area = "undefined" if means["auroc"] is None else f"{means['auroc']:.3f}"
     return (
-        f"On {key}, the model is right on {means['accuracy']:.1%} of the items, mean over {n_languages} languages; "
-        f"after batch calibration on {means['accuracy_calibrated']:.1%} (AUROC {_auroc(means)})."
+        f"On {key}, the model is right on {means['accuracy_raw']:.1%} of the items, mean over {n_languages} languages; "
+        f"after batch calibration on {means['accuracy_calibrated']:.1%} (AUROC {area})."
     )
-
-
-def change_sentence(
-    key: str, groups: Mapping[str, Change], calibrated: Mapping[str, Change], means: Mapping[str, Mapping[str, Any]]
-) -> str:
-    """Return what tuning changed, in words; nothing is called a change whose interval crosses zero."""
-    parts = [
-        f"On {key}, {_change_words('raw accuracy', groups['all'])}, mean over {groups['all'].languages} languages."
-    ]
-    if "unseen" in groups:
-        parts.append(
-            f"On the {groups['unseen'].languages} languages never tuned on, {_change_words('it', groups['unseen'])}."
-        )
-    fair = calibrated["all"]
-    parts.append(
-        f"With the preference for a label taken out (batch calibration), {_change_words('accuracy', fair)}; "
-        f"AUROC goes from {_auroc(means['base'])} to {_auroc(means['tuned'])}."
-    )
-    raw = groups["all"]
-    if raw.is_clear and not fair.is_clear:
-        parts.append(
-            "So what changed is above all which label the model prefers, not how well it tells the items apart."
-        )
-    elif raw.is_clear and fair.is_clear and raw.change * fair.change > 0:
-        direction = "better" if fair.change > 0 else "worse"
-        parts.append(f"So the tuned model tells the items apart {direction}, beyond a shift of preference.")
-    elif fair.is_clear:
-        direction = "better" if fair.change > 0 else "worse"
-        parts.append(f"So the tuned model tells the items apart {direction}, which raw accuracy alone does not show.")
-    return " ".join(parts)
-
-
-def _change_words(what: str, change: Change) -> str:
-    interval = f"95 % interval {change.low * 100:+.1f} to {change.high * 100:+.1f}"
-    if not change.is_clear:
-        return f"{what} does not clearly change ({change.a:.1%} to {change.b:.1%}, {interval} points)"
-    verb = "rises" if change.change > 0 else "falls"
-    return f"{what} {verb} from {change.a:.1%} to {change.b:.1%} ({change.change * 100:+.1f} points, {interval})"
-
-
-def _auroc(means: Mapping[str, Any]) -> str:
-    return "undefined" if means["auroc"] is None else f"{means['auroc']:.3f}"

@@ -15,6 +15,7 @@ windows are part of the mask.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from glotlift.errors import ModelError
 from glotlift.models.labels import LabelTrie
+
+log = logging.getLogger("glotlift")
 
 TOKEN_BUDGET = 1024
 """Tokens of a batch, padding and trie nodes included; near the best for two CPU cores (benchmarks/evaluate.py)."""
@@ -104,30 +107,83 @@ def run(
     rows: Sequence[Row],
     *,
     token_budget: int = TOKEN_BUDGET,
+    batches: Sequence[Sequence[int]] | None = None,
     last_states: bool = False,
     pooled_states: bool = False,
 ) -> Iterator[Batch]:
-    """Yield the results of all rows, batch by batch, longest rows last.
+    """Yield the results of rows, batch by batch. A batch that does not fit in memory is halved, and so are later ones.
 
     Args:
         model: a causal language model of transformers, or a peft model around one.
-        rows: what to run.
+        rows: all rows; what they share runs once.
         token_budget: tokens of a batch, at least one row.
+        batches: indexes of rows that run together, as some or all of `plan_batches`; None for all of them.
         last_states: tap the state of the last prompt token on every layer.
         pooled_states: tap the mean state over every row's span on every layer.
 
     Raises:
-        ModelError: a row does not fit the model's window, or the model has layers whose mask glotlift does not know.
+        ModelError: a row does not fit the model's window or, alone, in memory; or the model has layers whose mask
+            glotlift does not know.
     """
     check_lengths(model, rows)
     device = next(model.parameters()).device
     length = shared_length(rows)
-    vocabulary = _config(model).vocab_size
+    if batches is None:
+        batches = plan_batches(model, rows, token_budget=token_budget)
     with torch.inference_mode():
         prefix = _run_prefix(model, rows[0].prompt[:length], device, pooled_states)
-        for indexes in _batches(rows, length, token_budget, _LOGITS_BUDGET // vocabulary):
-            batch_rows = [rows[index] for index in indexes]
-            yield _run_batch(model, prefix, indexes, batch_rows, device, last_states, pooled_states)
+        waiting = [list(batch) for batch in reversed(batches)]
+        most = max(map(len, waiting), default=0)
+        while waiting:
+            indexes = waiting.pop()
+            if len(indexes) > most:
+                waiting += [indexes[most:], indexes[:most]]
+                continue
+            try:
+                batch_rows = [rows[index] for index in indexes]
+                batch = _run_batch(model, prefix, indexes, batch_rows, device, last_states, pooled_states)
+            except (torch.OutOfMemoryError, RuntimeError, MemoryError) as fault:
+                if not _is_out_of_memory(fault):
+                    raise
+                batch = None  # halved behind this block: here the traceback still holds the batch's tensors
+            if batch is not None:
+                yield batch
+                continue
+            if len(indexes) == 1:
+                raise ModelError(
+                    f"a prompt of {len(rows[indexes[0]].prompt)} tokens does not fit in memory alone, expected room "
+                    "for it; use fewer demonstrations, shorter texts or a smaller model"
+                )
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            most = (len(indexes) + 1) // 2
+            waiting.append(indexes)
+            log.warning("out of memory with %d items a batch, going on with %d", len(indexes), most)
+
+
+def plan_batches(
+    model: nn.Module, rows: Sequence[Row], *, token_budget: int = TOKEN_BUDGET, batch_size: int | None = None
+) -> list[list[int]]:
+    """Return which rows run together: rows of like length, the shortest first, padding within the budgets.
+
+    The plan depends on the rows' tokens, not on their order, so each row meets the same others however a run is
+    ordered, split over processes or continued.
+
+    Args:
+        model: see `run`.
+        rows: see `run`.
+        token_budget: tokens of a batch.
+        batch_size: rows of a batch; None for as many as the budget allows.
+    """
+    position_budget = _LOGITS_BUDGET // _config(model).vocab_size
+    return list(_batches(rows, shared_length(rows), token_budget, position_budget, batch_size))
+
+
+def _is_out_of_memory(fault: BaseException) -> bool:
+    if isinstance(fault, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(fault)
+    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
 
 
 def shared_length(rows: Sequence[Row]) -> int:
@@ -277,15 +333,17 @@ def _nothing(states: Tensor) -> Tensor:
     return states.new_empty(0)
 
 
-def _batches(rows: Sequence[Row], prefix: int, token_budget: int, position_budget: int) -> Iterator[list[int]]:
+def _batches(
+    rows: Sequence[Row], prefix: int, token_budget: int, position_budget: int, batch_size: int | None
+) -> Iterator[list[int]]:
     """Yield indexes of rows of like length whose padded size keeps within the budgets."""
     lengths = [len(row.prompt) - prefix + row.n_nodes for row in rows]
     batch: list[int] = []
     positions = 0
-    for index in sorted(range(len(rows)), key=lambda i: (lengths[i], i)):
+    for index in sorted(range(len(rows)), key=lambda i: (lengths[i], rows[i].prompt)):
         asked = 2 + rows[index].n_nodes
         full = (len(batch) + 1) * lengths[index] > token_budget or positions + asked > position_budget
-        if batch and full:
+        if batch and (full or len(batch) == batch_size):
             yield batch
             batch, positions = [], 0
         batch.append(index)

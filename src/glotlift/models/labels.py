@@ -6,14 +6,18 @@ token sets of the paper's rule (`prefix-mass`, arXiv 2405.13816, evaluation prot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations
+from itertools import permutations
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedTokenizerBase
+from glotlift.tasks.task import AnswerSet, Task
 
-from glotlift.tasks.task import Task
+if TYPE_CHECKING:  # the audit of words needs no tokenizer, and transformers takes seconds to import
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,17 @@ def build_trie(continuations: tuple[tuple[int, ...], ...]) -> LabelTrie:
     return LabelTrie(tuple(tokens), tuple(parents), tuple(steps))
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Return the token ids of whole strings, with the tokens a prompt starts with and none that end it."""
-    rows: list[list[int]] = tokenizer(list(texts))["input_ids"]  # pyright: ignore[reportAssignmentType]
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool = True) -> list[list[int]]:
+    """Return the token ids of whole strings, with the tokens a prompt starts with and none that end it.
+
+    Args:
+        tokenizer: of the model.
+        texts: the strings.
+        special: False where the strings hold these tokens themselves, as a chat template writes them.
+    """
+    rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=special)["input_ids"]  # pyright: ignore
     end = tokenizer.eos_token_id
-    if end is not None and end != tokenizer.bos_token_id:
+    if special and end is not None and end != tokenizer.bos_token_id:
         rows = [row[:-1] if row and row[-1] == end else row for row in rows]
     return rows
 
@@ -147,56 +157,202 @@ def _byte_level(text: str) -> str:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the label audit says of the words of one language: what it found, what it does to the score, what to do."""
+    """What a check says of a language, "" for the whole task: what it found, what it does to the score, what to do."""
 
     language: str
     kind: str
     message: str
 
 
-def audit_labels(tokenizer: PreTrainedTokenizerBase, task: Task, language: str, answer_set: str) -> list[Finding]:
-    """Return what may make the scores of a task's label words misleading under this tokenizer; empty is a pass.
+ADVICE = {
+    "same tokens": "a model cannot tell them apart, so evaluation refuses: choose other words",
+    "look-alike": "one is easily written for the other, and gold words are compared as they are: choose other words",
+    "blanks": "they are scored with the word, and a gold word must have them too: take them off",
+    "prefix": "where tokens nest, `sequence` never prefers the longer word: score the closing quote too "
+    "(`closing_quote`, where the cue opens one), or choose other words",
+    "boundary": "`sequence` scores such a token whole, `prefix-mass` does not see it: end the cue in a character that "
+    "no word merges with",
+    "first byte": "it tells the script, not the word, and `first-token` scores them the same: score by `sequence`, or "
+    "choose words that begin in other bytes",
+    "first token": "`first-token` scores them the same: score by `sequence`, or choose words that begin differently",
+    "shared mass": "what `prefix-mass` counts for several words hides a preference: score by `sequence`",
+    "no token": "`prefix-mass` is 0 for such a word: score by `sequence`",
+}
+"""For every kind of finding, what it does to the score and what to do; the end of its message."""
 
-    Looked at, on the prompt of the first demonstration (or of empty fields): words that share their first token, words
-    that are token prefixes of others, tokens that span cue and word, tokens that `prefix-mass` counts for two labels.
+
+def audit_words(task: Task, language: str, answer_set: str, *, closing: bool = False) -> list[Finding]:
+    """Return what may make the answer words themselves misleading, under any tokenizer; empty is a pass.
+
+    Looked at: words that differ in case, blanks or Unicode form only; blanks at their ends; words that begin others.
+
+    Args:
+        task: the task.
+        language: code of the prompt language.
+        answer_set: see `Task.answers`.
+        closing: whether the closing quote is scored with the word, as `closing_quote` does.
+
+    Raises:
+        TaskError: there is no such answer set for this language.
     """
     words = task.answers(language, answer_set)
-    shown = task.pack(language).demonstrations
-    fields = shown[0].fields if shown else dict.fromkeys(task.fields, "")
-    prompt = task.prompt(language, answer_set, fields)
-    prompt_ids, *whole = encode(tokenizer, [prompt, *(prompt + word for word in words.values())])
-    root, paths = continuations(prompt_ids, whole)
-    label_sets = {label: prefix_tokens(tokenizer, word) for label, word in words.items()}
+    pack = task.pack(language)
+    mark = pack.closing if closing else ""
+    nested = [f"{a!r} begins {b!r}" for a, b in permutations(words.values(), 2) if (b + mark).startswith(a + mark)]
+    found = {"look-alike": _look_alikes(words), "blanks": _blanks(words, pack.layout), "prefix": nested}
+    return _findings(language, found)
+
+
+def audit_labels(
+    tokenizer: PreTrainedTokenizerBase, task: Task, language: str, answer_set: str, *, closing: bool = False
+) -> list[Finding]:
+    """Return what may make the scores of a task's label words misleading under this tokenizer; empty is a pass.
+
+    Looked at, besides what `audit_words` does, on the prompt of the first demonstration (else the first of the pool,
+    else `x` in every field): words of the same tokens, words that are token prefixes of others, tokens that span cue
+    and word, words that share their first token or the first bytes of a character, and tokens that `prefix-mass` counts
+    for several words. One finding a kind, which names all words concerned.
+
+    Args:
+        tokenizer: of the model.
+        task: the task.
+        language: code of the prompt language.
+        answer_set: see `Task.answers`.
+        closing: whether the closing quote is scored with the word, as `closing_quote` does.
+
+    Raises:
+        TaskError: there is no such answer set for this language, or no verbatim preamble for it.
+    """
+    words = task.answers(language, answer_set)
+    pack = task.pack(language)
+    prompt = task.prompt(language, answer_set, _example(task, language))
+    mark = pack.closing if closing else ""
+    prompt_ids, *whole = encode(tokenizer, [prompt, *(prompt + word + mark for word in words.values())])
+    _, paths = continuations(prompt_ids, whole)
+    rows = dict(zip(words.values(), map(tuple, whole), strict=True))
+    counted = {word: prefix_tokens(tokenizer, word) for word in words.values()}
+    found = {
+        "same tokens": [f"{_listed(group)} have the same tokens" for group in _groups(rows).values()],
+        "look-alike": _look_alikes(words),
+        "blanks": _blanks(words, pack.layout),
+        "prefix": [_nests(a, b, rows) for a, b in permutations(rows, 2) if _begins(a, b, mark, rows)],
+        "boundary": _merges(tokenizer, prompt_ids, rows),
+        **_first_tokens(tokenizer, dict(zip(words.values(), paths, strict=True))),
+        "shared mass": _shared_mass(tokenizer, counted),
+        "no token": [f"no token is a prefix of {word!r}" for word, tokens in counted.items() if not tokens],
+    }
+    return _findings(language, found)
+
+
+def _findings(language: str, found: Mapping[str, Sequence[str]]) -> list[Finding]:
+    """Return one finding for every kind that something was found of; of many, the first three are written out."""
     findings = []
-    if root < len(prompt_ids):
-        findings.append(
-            Finding(language, "boundary", "a token spans the cue and a word; `sequence` scores it whole, "
-                    "`prefix-mass` does not see it: end the cue in a character that no word merges with")
-        )  # fmt: skip
-    for (a, path_a), (b, path_b) in combinations(zip(words, paths, strict=True), 2):
-        pair = f"{words[a]!r} and {words[b]!r}"
-        if _common(path_a, path_b) in (len(path_a), len(path_b)):
-            findings.append(
-                Finding(language, "prefix", f"{pair}: one word begins with the other, so `sequence` always prefers "
-                        "the shorter one: choose other words")
-            )  # fmt: skip
-        elif path_a[0] == path_b[0]:
-            piece = tokenizer.decode([path_a[0]])
-            findings.append(
-                Finding(language, "first token", f"{pair} share their first token {piece!r}, so the first token does "
-                        "not tell them apart: score by `sequence`, or choose other words")
-            )  # fmt: skip
-        both = label_sets[a] & label_sets[b]
-        if both:
-            pieces = ", ".join(repr(piece) for piece in tokenizer.convert_ids_to_tokens(sorted(both)[:3]))
-            findings.append(
-                Finding(language, "shared mass", f"{pair}: `prefix-mass` counts {len(both)} tokens ({pieces}) for "
-                        "both, which hides a preference: score by `sequence`")
-            )  # fmt: skip
-    for label, tokens in label_sets.items():
-        if not tokens:
-            findings.append(
-                Finding(language, "no token", f"no token is a prefix of {words[label]!r}, so `prefix-mass` is 0 for "
-                        "it: score by `sequence`")
-            )  # fmt: skip
+    for kind, texts in found.items():
+        if texts:
+            more = f", and {len(texts) - 3} more" if len(texts) > 3 else ""
+            findings.append(Finding(language, kind, f"{', '.join(texts[:3])}{more}; {ADVICE[kind]}"))
     return findings
+
+
+def _example(task: Task, language: str) -> Mapping[str, str]:
+    """Return fields for a prompt; empty ones could merge tokens as no item does."""
+    pack = task.pack(language)
+    shown = (*pack.demonstrations, *pack.pool)
+    return shown[0].fields if shown else dict.fromkeys(task.fields, "x")
+
+
+def _look_alikes(words: AnswerSet) -> list[str]:
+    folded = {word: " ".join(unicodedata.normalize("NFKC", word).casefold().split()) for word in words.values()}
+    return [f"{_listed(group)} differ in case, blanks or Unicode form only" for group in _groups(folded).values()]
+
+
+def _blanks(words: AnswerSet, layout: str) -> list[str]:
+    """Return the words with blanks at their ends; a leading one is right behind a cue such as `Answer:`."""
+    leading_is_right = layout[-1].isalnum() or layout[-1] in ":：?؟"
+    found = [f"{word!r} ends with a blank" for word in words.values() if word != word.rstrip()]
+    if not leading_is_right:
+        found += [f"{word!r} begins with a blank" for word in words.values() if word != word.lstrip()]
+    return found
+
+
+def _begins(a: str, b: str, mark: str, rows: Mapping[str, tuple[int, ...]]) -> bool:
+    return (b + mark).startswith(a + mark) or (rows[a] != rows[b] and _common(rows[a], rows[b]) == len(rows[a]))
+
+
+def _nests(a: str, b: str, rows: Mapping[str, tuple[int, ...]]) -> str:
+    in_tokens = _common(rows[a], rows[b]) == len(rows[a])
+    return f"{a!r} begins {b!r}, {'in tokens too' if in_tokens else 'though not in tokens'}"
+
+
+def _merges(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], rows: Mapping[str, Sequence[int]]) -> list[str]:
+    found = []
+    for word, row in rows.items():
+        end = _common(prompt, row)
+        if end < min(len(prompt), len(row)):
+            found.append(f"{word!r} takes the end of the cue into the token {_piece(tokenizer, row[end])}")
+    return found
+
+
+def _first_tokens(tokenizer: PreTrainedTokenizerBase, paths: Mapping[str, Sequence[int]]) -> dict[str, list[str]]:
+    """Return the words that `first-token` cannot tell apart: by a part of a character, or by more than that."""
+    found: dict[str, list[str]] = {"first byte": [], "first token": []}
+    for token, words in _groups({word: path[0] for word, path in paths.items() if path}).items():
+        text = f"{_listed(words)} begin with the token {_piece(tokenizer, token)}"
+        if _is_fragment(tokenizer, token):
+            found["first byte"].append(f"{text}, a part of a character")
+        else:
+            found["first token"].append(text)
+    return found
+
+
+def _shared_mass(tokenizer: PreTrainedTokenizerBase, counted: Mapping[str, frozenset[int]]) -> list[str]:
+    words_of: dict[int, tuple[str, ...]] = {}
+    for word, tokens in counted.items():
+        for token in tokens:
+            words_of[token] = (*words_of.get(token, ()), word)
+    found = []
+    for group, tokens in _groups(words_of, at_least=1).items():
+        if len(group) > 1:
+            shown = ", ".join(_piece(tokenizer, token) for token in sorted(tokens)[:3])
+            of = f"{shown}{', ...' if len(tokens) > 3 else ''}"
+            found.append(f"{len(tokens)} token{'s' * (len(tokens) > 1)} ({of}) count for {_listed(group)}")
+    pairs = [(a, b) for a, b in permutations(counted, 2) if counted[a] and counted[a] <= counted[b]]
+    return [f"all tokens of {a!r} count for {b!r} too" for a, b in pairs] + found
+
+
+def _groups(keys: Mapping[Any, Any], at_least: int = 2) -> dict[Any, list[Any]]:
+    """Return value -> the keys that have it, for values of several keys."""
+    groups: dict[Any, list[Any]] = {}
+    for key, value in keys.items():
+        groups.setdefault(value, []).append(key)
+    return {value: group for value, group in groups.items() if len(group) >= at_least}
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(map(repr, words[:-1])), repr(words[-1])])
+
+
+def _piece(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """Return a token for messages: its text, or its bytes where they are no whole characters."""
+    raw = _bytes(tokenizer, token)
+    try:
+        return repr(raw.decode())
+    except UnicodeDecodeError:
+        return f"{'bytes' if len(raw) > 1 else 'byte'} {raw.hex(' ').upper()}"
+
+
+def _is_fragment(tokenizer: PreTrainedTokenizerBase, token: int) -> bool:
+    """Return whether a token holds no whole character beside blanks."""
+    raw = _bytes(tokenizer, token)
+    return not raw.decode(errors="ignore").strip() and bool(raw.strip())
+
+
+def _bytes(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
+    """Return the UTF-8 bytes that a token stands for."""
+    text = str(tokenizer.convert_ids_to_tokens(token))
+    if byte := re.fullmatch(r"<0x([0-9A-F]{2})>", text):
+        return bytes.fromhex(byte[1])
+    if not is_byte_level(tokenizer):
+        return text.replace("▁", " ").encode()
+    byte_of = {character: byte for byte, character in _byte_alphabet().items()}
+    return bytes(byte_of[character] for character in text) if set(text) <= set(byte_of) else text.encode()

@@ -152,7 +152,8 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"
 
 def _device(device: str) -> torch.device:
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        rank = int(os.environ.get("LOCAL_RANK", "0"))  # of the processes that a launcher starts on this machine
+        return torch.device(f"cuda:{rank}" if torch.cuda.is_available() else "cpu")
     try:
         return torch.device(device)
     except RuntimeError:

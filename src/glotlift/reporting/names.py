@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from glotlift import languages
 from glotlift.errors import LanguageError
 from glotlift.languages import LANGUAGES, Language
+from glotlift.languages import language as find
 
 SEEN, PIVOT, UNSEEN = "Tuned on", "Pivot", "Never tuned on"
 """Titles of the groups."""
@@ -20,9 +20,9 @@ SEEN, PIVOT, UNSEEN = "Tuned on", "Pivot", "Never tuned on"
 def language(code: str) -> Language:
     """Return a language; one that glotlift does not know is called by its code."""
     try:
-        return languages.language(code)
+        return find(code)
     except LanguageError:
-        return Language(code, code, code, code, "", "", None)
+        return Language(code, code, code, code, code, "", "", None)
 
 
 def ordered(codes: Iterable[str]) -> list[str]:

@@ -225,11 +225,11 @@ class Task(Frozen):
                 return pack.preamble
             if answer_set not in pack.preamble:
                 has = one_of(pack.preamble)
-                raise TaskError(f"task {self.name!r}, {language}: no preamble for answer set {answer_set!r}; it has {has}")
+                raise TaskError(
+                    f"task {self.name!r}, {language}: no preamble for answer set {answer_set!r}; it has {has}"
+                )
             return pack.preamble[answer_set]
-        return "".join(
-            f"{self.question(language, each.fields)}{words[each.label]}{pack.closing}\n\n" for each in shown
-        )
+        return "".join(f"{self.question(language, each.fields)}{words[each.label]}{pack.closing}\n\n" for each in shown)
 
     def prompt(
         self,

@@ -1,0 +1,436 @@
+"""Models behind a server: label words scored through an OpenAI-compatible `/completions` endpoint.
+
+Enters: `openai:URL#name`, prompts, label words. Leaves: for every prompt the log-probability of each whole word and of
+its first token.
+
+The server sends a text back (`echo`) with the log-probability of each of its tokens. A prompt is sent alone and with
+each word behind it, and the words are scored from the last token boundary that all these texts share, as
+`labels.continuations` does it for a local model. `text_offset` is not used: vLLM counts a beginning-of-sequence token
+and replacement characters into it, so that it drifts away from the characters of the text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import random
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from itertools import islice
+from threading import Thread
+from typing import Any
+from urllib.parse import urlsplit
+
+from glotlift.errors import ModelError, RunError, nearest, one_of
+from glotlift.models.load import digest
+
+try:
+    from huggingface_hub.utils import httpx  # httpx2, or httpx before huggingface-hub 2
+except ImportError:  # before huggingface-hub 1.31
+    import httpx  # pyright: ignore[reportMissingImports]
+
+PREFIX = "openai:"
+
+_PROBE = "one two three"
+_TIED = 0.5  # nats by which a token's log-probability may differ between two requests that share the text up to it
+_LONGEST_PAUSE = 300.0  # seconds; a server that asks for a longer one counts as failed
+_LOWEST = -9999.0  # what vLLM sends for minus infinity, which JSON cannot hold
+
+
+@dataclass(frozen=True)
+class Server:
+    """What `--model openai:URL#name` stands for.
+
+    Attributes:
+        url: of the API, without a trailing slash: `http://localhost:8000/v1`.
+        name: the model's name in requests.
+        concurrency: requests under way at most.
+        rate: requests a second at most, None for no limit.
+        retries: further attempts after a request that failed for want of a connection, or with status 429 or 5xx.
+        timeout: seconds to wait for an answer.
+        card: what the server says of the model, from `connect`; None before.
+    """
+
+    url: str
+    name: str
+    concurrency: int = 8
+    rate: float | None = None
+    retries: int = 5
+    timeout: float = 60.0
+    card: tuple[tuple[str, Any], ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        if self.concurrency < 1 or self.retries < 0:
+            raise ModelError(
+                f"got concurrency {self.concurrency} and retries {self.retries}, expected at least 1 and at least 0"
+            )
+        if not self.timeout > 0 or (self.rate is not None and not self.rate > 0):
+            raise ModelError(f"got timeout {self.timeout} and rate {self.rate}, expected numbers above 0")
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """`base`: what the server does with its weights is its own affair."""
+        return ("base",)
+
+    def variant_fingerprint(self, variant: str) -> str:
+        """Return the digest of the address, the name and the model's card; asks the server where `connect` has not.
+
+        The weights cannot be seen from here: a model that is replaced under the same name keeps its fingerprint.
+
+        Raises:
+            ModelError: as in `connect`.
+        """
+        card = (self if self.card is not None else connect(self)).card
+        return digest("openai", self.url, self.name, card)
+
+
+def is_server(name: str) -> bool:
+    """Return whether a model's name stands for a server."""
+    return name.startswith(PREFIX)
+
+
+def parse_server(name: str) -> Server:
+    """Return the server that `openai:URL#name` stands for; asks nothing of it.
+
+    Raises:
+        ModelError: the name is not of that form.
+    """
+    url, _, model = name.removeprefix(PREFIX).partition("#")
+    form = "expected openai:URL#name, as in openai:http://localhost:8000/v1#my-model"
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises where it is no number
+    except ValueError as fault:
+        raise ModelError(f"got model {name!r} ({fault}), {form}") from None
+    if "@" in parts.netloc:
+        raise ModelError("got a server's URL with a user or password, expected none: the key goes into OPENAI_API_KEY")
+    if not is_server(name) or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or not model:
+        raise ModelError(f"got model {name!r}, {form}")
+    return Server(url.rstrip("/"), model)
+
+
+def connect(server: Server) -> Server:
+    """Ask the server once which models it has, and for the log-probabilities of a short text.
+
+    Returns:
+        The server with the model's `card`: what of its entry in `/models` outlives a restart.
+
+    Raises:
+        ModelError: the server cannot be reached, refuses the key, does not have the model, or does not give the
+            log-probabilities of a text.
+    """
+    with _session(replace(server, retries=0)) as ask:
+        try:
+            models = _at(server, ask("GET", "/models", None).result(), "data")
+        except RunError as fault:
+            raise ModelError(str(fault)) from None
+    cards = {str(card["id"]): card for card in models if isinstance(card, dict) and "id" in card}
+    if server.name not in cards:
+        listed = one_of(sorted(cards)[:20]) or "a server that has models"
+        raise ModelError(f"{server.url}: got model {server.name!r}{nearest(server.name, cards)}, expected {listed}")
+    card = cards[server.name]
+    with _session(server) as ask:
+        _check_echo(server, ask("POST", "/completions", _request(server, _PROBE)).result())
+    keys = ("id", "root", "parent", "max_model_len")
+    return replace(server, card=tuple((key, card[key]) for key in keys if card.get(key) is not None))
+
+
+def score_words(
+    server: Server, prompts: Sequence[str], words: Sequence[str]
+) -> Iterator[tuple[int, list[float], list[float]]]:
+    """Score every word behind every prompt; at most `server.concurrency` requests are under way.
+
+    One request a prompt and one more a word of it. Requests under way are cancelled when the iterator is closed.
+
+    Args:
+        server: from `parse_server` or `connect`.
+        prompts: texts as the model reads them.
+        words: label words, with the space in front of them where there is one.
+
+    Yields:
+        In the order in which prompts are done: the prompt's position, the `sequence` scores (natural log of the
+        probability of each whole word behind the prompt) and the `first_token` scores (natural log of the probability
+        of its first token). Where a token spans the end of the prompt, or where it may for all that can be seen of the
+        tokens, all words of the prompt are scored from the same earlier boundary.
+
+    Raises:
+        ModelError: the server refuses a request, or its answer has no log-probabilities of the text or some that are
+            not finite.
+        RunError: the server failed `server.retries` + 1 times in a row.
+    """
+    texts = ("", *words)
+    jobs = ((index, place) for index in range(len(prompts)) for place in range(len(texts)))
+    pending: dict[Future[Any], tuple[int, int]] = {}
+    echoes: dict[int, dict[int, _Echo]] = defaultdict(dict)
+    with _session(server) as ask:
+        while True:
+            for index, place in islice(jobs, server.concurrency - len(pending)):
+                body = _request(server, prompts[index] + texts[place])
+                pending[ask("POST", "/completions", body)] = (index, place)
+            if not pending:
+                return
+            done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                index, place = pending.pop(future)
+                echoes[index][place] = _echo(server, future.result())
+                if len(echoes[index]) == len(texts):
+                    found = echoes.pop(index)
+                    yield index, *_scores(server, words, [found[place] for place in range(len(texts))])
+
+
+# --- what a server's answer says
+
+
+@dataclass(frozen=True)
+class _Echo:
+    """The tokens of a text as the server shows them, and their natural-log probabilities; the first has none."""
+
+    tokens: list[str]
+    log_probabilities: list[float | None]
+
+
+def _request(server: Server, text: str) -> dict[str, Any]:
+    # one token, because several servers refuse to generate none
+    return {
+        "model": server.name,
+        "prompt": text,
+        "max_tokens": 1,
+        "echo": True,
+        "logprobs": 1,
+        "temperature": 0,
+        "seed": 0,
+    }
+
+
+def _echo(server: Server, answer: Any) -> _Echo:
+    """Return the tokens of the text alone, without those generated behind it, which `usage` counts."""
+    tokens = _at(server, answer, "choices", 0, "logprobs", "tokens")
+    values = _at(server, answer, "choices", 0, "logprobs", "token_logprobs")
+    n_text = _at(server, answer, "usage", "prompt_tokens")
+    n_echoed = len(tokens) - _at(server, answer, "usage", "completion_tokens")
+    # llama-cpp-python counts the beginning-of-sequence token but does not show it
+    if len(values) != len(tokens) or n_echoed not in (n_text, n_text - 1):
+        raise _without_echo(server, f"log-probabilities of {max(n_echoed, 0)} of a text's {n_text} tokens")
+    return _Echo(tokens[:n_echoed], values[:n_echoed])
+
+
+def _check_echo(server: Server, answer: Any) -> None:
+    """Refuse answers that are off by one: llama-cpp-python's, for models without a beginning-of-sequence token.
+
+    It leaves off the first of the rows of logits, as if there were such a token, so that each token is scored by the
+    distribution behind itself and the last of the text is missing.
+    """
+    echo = _echo(server, answer)
+    missing = len(echo.tokens) < _at(server, answer, "usage", "prompt_tokens")
+    if missing and not "".join(echo.tokens).rstrip().endswith(_PROBE.split()[-1]):
+        raise ModelError(
+            f"{server.url}: got log-probabilities that are off by one (llama-cpp-python gives such for models without "
+            "a beginning-of-sequence token), expected those of the tokens shown: serve the model with vLLM"
+        )
+
+
+def _scores(server: Server, words: Sequence[str], echoes: Sequence[_Echo]) -> tuple[list[float], list[float]]:
+    """Return the (sequence, first-token) scores of the words; `echoes` are of the prompt and of prompt + each word."""
+    start = _shared(echoes)
+    if start == 0:
+        raise ModelError(
+            f"{server.url}: got no token boundary that a prompt shares with {one_of(map(repr, words))}, expected one "
+            "before the words: put text before them"
+        )
+    sequence, first = [], []
+    for word, echo in zip(words, echoes[1:], strict=True):
+        values = echo.log_probabilities[start:]
+        known = [value for value in values if value is not None and math.isfinite(value) and value > _LOWEST]
+        if not values:
+            raise ModelError(f"{server.url}: got no token for the word {word!r}, expected at least one")
+        if len(known) < len(values):
+            raise ModelError(f"{server.url}: got log-probabilities {values} for the word {word!r}, expected numbers")
+        sequence.append(math.fsum(known))
+        first.append(known[0])
+    return sequence, first
+
+
+def _shared(echoes: Sequence[_Echo]) -> int:
+    """Return how many leading tokens all texts share, no more than are certain to be the same ones.
+
+    Servers show tokens as text, in which pieces of characters are lost: two different tokens may look the same. The
+    last shared token therefore has to show its text, and to be about as probable in all texts.
+    """
+    shared = 0
+    for shown in zip(*(echo.tokens for echo in echoes), strict=False):
+        if len(set(shown)) > 1:
+            break
+        shared += 1
+    while shared and not _is_certain(echoes[0].tokens[shared - 1], [e.log_probabilities[shared - 1] for e in echoes]):
+        shared -= 1
+    return shared
+
+
+def _is_certain(token: str, values: list[float | None]) -> bool:
+    known = [value for value in values if value is not None]
+    differ = bool(known) and max(known) - min(known) > _TIED  # never where they are no numbers: `_scores` says so
+    return bool(token) and "\ufffd" not in token and not differ
+
+
+def _at(server: Server, answer: Any, *path: str | int) -> Any:
+    for depth, key in enumerate(path):
+        try:
+            answer = answer[key]
+        except (KeyError, IndexError, TypeError):
+            answer = None
+        if answer is None:
+            missing = ".".join(map(str, path[: depth + 1]))
+            if path == ("data",):
+                raise ModelError(f"{server.url}/models: got an answer without `data`, expected a list of models")
+            raise _without_echo(server, f"an answer without `{missing}`")
+    return answer
+
+
+def _without_echo(server: Server, got: str) -> ModelError:
+    return ModelError(
+        f"{server.url}: got {got}, expected a server that supports `echo` with `logprobs` on /completions "
+        "(vLLM, or llama-cpp-python with logits_all=True)"
+    )
+
+
+# --- HTTP
+
+_Ask = Callable[[str, str, dict[str, Any] | None], Future[Any]]
+
+
+@contextmanager
+def _session(server: Server) -> Iterator[_Ask]:
+    """Yield a function that starts a request: (method, path, body) -> future of the answer.
+
+    Requests run on an event loop in a thread of its own, which works under a running loop too (notebooks), and lets
+    those under way be cancelled at the end.
+    """
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not key.isascii() or not key.isprintable():
+        raise ModelError("got OPENAI_API_KEY with characters that no header can hold, expected printable ASCII")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    limits = httpx.Limits(max_connections=server.concurrency, max_keepalive_connections=server.concurrency)
+    client = httpx.AsyncClient(headers=headers, timeout=server.timeout, limits=limits)
+    pace = _Pace(server.rate)
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever, name="glotlift-requests", daemon=True)
+    thread.start()
+
+    def submit(work: Coroutine[Any, Any, Any]) -> Future[Any]:
+        return asyncio.run_coroutine_threadsafe(work, loop)
+
+    try:
+        yield lambda method, path, body: submit(_ask(client, server, pace, key, method, path, body))
+    finally:
+        submit(_close(client)).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _close(client: Any) -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await client.aclose()
+
+
+class _Pace:
+    """Lets through at most `rate` requests a second, evenly spaced."""
+
+    def __init__(self, rate: float | None) -> None:
+        self.interval = 1 / rate if rate else 0.0
+        self.next = 0.0
+
+    async def turn(self) -> None:
+        now = asyncio.get_running_loop().time()
+        slot = max(now, self.next)
+        self.next = slot + self.interval
+        if slot > now:
+            await asyncio.sleep(slot - now)
+
+
+async def _ask(
+    client: Any, server: Server, pace: _Pace, key: str, method: str, path: str, body: dict[str, Any] | None
+) -> Any:
+    """Return the JSON of an answer, trying again where that may help."""
+    trouble = ""
+    for attempt in range(server.retries + 1):
+        pause = 0.5 * 2**attempt * random.SystemRandom().uniform(0.5, 1.5)  # seconds
+        await pace.turn()
+        try:
+            answer = await client.request(method, server.url + path, json=body)
+        except httpx.TransportError as fault:
+            trouble = f"no answer ({_clean(str(fault), key) or type(fault).__name__})"
+        except (httpx.HTTPError, httpx.InvalidURL) as fault:
+            raise ModelError(f"{server.url}: got {_clean(str(fault), key)}, expected an answer") from None
+        else:
+            if answer.status_code == 200:
+                try:
+                    return answer.json()
+                except ValueError:
+                    raise ModelError(f"{server.url}{path}: got an answer that is not JSON, expected JSON") from None
+            trouble = _refusal(server, answer, key)
+            asked = _retry_after(answer.headers.get("Retry-After"))
+            if asked is not None and asked > _LONGEST_PAUSE:
+                raise RunError(f"{server.url}: got {trouble} with a pause of {asked:.0f} s, expected an answer")
+            pause = pause if asked is None else asked
+        if attempt < server.retries:
+            await asyncio.sleep(pause)
+    times = f", {server.retries + 1} times in a row" if server.retries else ""
+    raise RunError(f"{server.url}: got {trouble}{times}, expected an answer of an OpenAI-compatible server")
+
+
+def _refusal(server: Server, answer: Any, key: str) -> str:
+    """Return `503 Service Unavailable: its message`, or raise where to ask again would not help."""
+    status = answer.status_code
+    message = _clean(_message(answer), key)
+    trouble = f"{status} {answer.reason_phrase}".strip() + (f" ({message})" if message else "")
+    if status in (401, 403):
+        raise ModelError(f"{server.url}: got {trouble}, expected OPENAI_API_KEY to hold a key that the server takes")
+    if "logprobs" in message or "logits_all" in message:
+        raise _without_echo(server, trouble)
+    if status in (408, 429) or status >= 500:
+        return trouble
+    hint = "; the URL mostly ends in /v1" if status == 404 else ""
+    raise ModelError(f"{server.url}: got {trouble}, expected an answer{hint}")
+
+
+def _message(answer: Any) -> str:
+    """Return what the body of a refusal says, in the forms of OpenAI, vLLM and FastAPI."""
+    try:
+        body = answer.json()
+    except ValueError:
+        return "" if "html" in answer.headers.get("Content-Type", "") else answer.text
+    for name in ("error", "message", "detail"):
+        if isinstance(body, dict) and body.get(name):
+            body = body[name]
+    return str(body)
+
+
+def _clean(text: str, key: str) -> str:
+    """Return the first line of a text, without the key in it."""
+    hidden = text.replace(key, "***") if key else text
+    return (hidden.strip().splitlines() or [""])[0].strip()[:300]
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Return the seconds of a `Retry-After` header, which holds seconds or a date."""
+    if header is None:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,181 @@
+"""A completions server over a tiny model folder, run as a process of its own; its switches imitate real servers.
+
+    python completions_server.py FOLDER [--name tiny] [--fail-first N] [--no-echo] ...
+
+prints its URL when it is ready. `PUT /switches` with a JSON object sets switches anew (unnamed ones to their defaults)
+and clears the counts; `GET /stats` tells them: {"requests": completions asked for, "most_at_once": ...}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+SWITCHES = {
+    "fail_first": (int, 0, "refuse that many completions, then answer"),
+    "fail_status": (int, 503, "with this status"),
+    "fail_text": (str, "try again", "and this message"),
+    "retry_after": (str, "0", "and this header; empty for none"),
+    "no_echo": (bool, False, "ignore `echo`, as llama.cpp's own server does"),
+    "no_logprobs": (bool, False, "ignore `logprobs`"),
+    "nan": (bool, False, "give log-probabilities that are no numbers"),
+    "silent": (bool, False, "generate nothing, as llama-cpp-python does at the end of a sequence"),
+    "style": (str, "vllm", "vllm, llama-cpp, or shifted (llama-cpp-python, no beginning-of-sequence token)"),
+    "delay": (float, 0.0, "seconds a completion takes at least"),
+    "delay_after": (int, 0, "that many without delay"),
+    "key": (str, "", "refuse requests without this key, and tell the header that came"),
+}
+
+
+class State:
+    """The model, the switches and the counts."""
+
+    def __init__(self, folder: str, name: str, switches: dict) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        torch.set_num_threads(1)
+        self.torch, self.folder, self.name = torch, folder, name
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.lock = threading.Lock()
+        self.switch(switches)
+
+    def switch(self, given: dict) -> None:
+        with self.lock:
+            self.on = SimpleNamespace(**{name: given.get(name, default) for name, (_, default, _) in SWITCHES.items()})
+            self.requests = self.under_way = self.most = 0
+
+    def complete(self, body: dict) -> dict:
+        torch, on = self.torch, self.on
+        text = body["prompt"]
+        encoded = self.tokenizer(text, return_offsets_mapping=True)
+        ids, offsets = encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]]
+        n_text = len(ids) - (on.style == "shifted")
+        with torch.inference_mode():
+            table = self.model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        new = int(table[-1].argmax())
+        # position i of the table is the distribution behind token i
+        values = [None] + [table[i - 1, ids[i]].item() for i in range(1, len(ids))] + [table[-1, new].item()]
+        ids, offsets = [*ids, new], [*offsets, len(text)]
+        if on.style == "llama-cpp":
+            ids, offsets, values = ids[1:], offsets[1:], [None, *values[2:]]
+        elif on.style == "shifted":
+            ids, offsets = ids[1:-1], offsets[1:-1]
+            values = [None] + [table[i + 1, ids[i]].item() for i in range(1, len(ids))]
+        tokens = [self.tokenizer.decode([token]) for token in ids]
+        if on.style == "vllm":  # counts the tokens' own texts, `<s>` and replacement characters among them
+            offsets = [sum(len(token) for token in tokens[:k]) for k in range(len(tokens))]
+        else:
+            tokens = [token.replace("\ufffd", "") for token in tokens]
+        if on.silent:
+            ids, tokens, offsets, values = ids[:-1], tokens[:-1], offsets[:-1], values[:-1]
+        if on.no_echo or not body.get("echo"):
+            tokens, offsets, values = tokens[-1:], offsets[-1:], values[-1:]
+        if on.nan:
+            values = [float("nan")] * len(values)
+        logprobs = {"tokens": tokens, "token_logprobs": values, "text_offset": offsets, "top_logprobs": None}
+        written = 0 if on.silent else 1
+        return {
+            "object": "text_completion",
+            "model": self.name,
+            "choices": [{"index": 0, "text": text, "logprobs": None if on.no_logprobs else logprobs}],
+            "usage": {"prompt_tokens": n_text, "completion_tokens": written, "total_tokens": n_text + written},
+        }
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    state: State
+
+    def log_message(self, format, *args):
+        pass
+
+    def answer(self, status: int, body: dict, headers: dict | None = None) -> None:
+        raw = json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def body(self) -> dict:
+        return json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "{}")
+
+    def refused(self) -> bool:
+        came = self.headers.get("Authorization", "")
+        if not self.state.on.key or came == f"Bearer {self.state.on.key}":
+            return False
+        self.answer(401, {"error": {"message": f"Incorrect API key provided: {came}\nsecond line"}})
+        return True
+
+    def do_PUT(self):
+        self.state.switch(self.body())
+        self.answer(200, {})
+
+    def do_GET(self):
+        state = self.state
+        if self.path == "/stats":
+            self.answer(200, {"requests": state.requests, "most_at_once": state.most})
+        elif self.path != "/v1/models":
+            self.answer(404, {"detail": "Not Found"})
+        elif not self.refused():
+            card = {"id": state.name, "object": "model", "created": time.time_ns(), "root": state.folder}
+            self.answer(200, {"object": "list", "data": [{**card, "max_model_len": 1024}]})
+
+    def do_POST(self):
+        state, body = self.state, self.body()
+        if self.path != "/v1/completions":
+            return self.answer(404, {"detail": "Not Found"})
+        if self.refused():
+            return None
+        with state.lock:
+            state.requests += 1
+            state.under_way += 1
+            state.most = max(state.most, state.under_way)
+            on, number = state.on, state.requests
+        try:
+            time.sleep(on.delay if number > on.delay_after else 0)
+            result = state.complete(body) if number > on.fail_first else None
+        finally:
+            with state.lock:
+                state.under_way -= 1
+        if result is not None:
+            return self.answer(200, result)
+        headers = {"Retry-After": on.retry_after} if on.retry_after else {}
+        return self.answer(on.fail_status, {"error": {"message": on.fail_text}}, headers)
+
+
+class Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that went away is part of the tests
+            super().handle_error(request, client_address)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("--name", default="tiny")
+    parser.add_argument("--port", type=int, default=0)
+    for name, (kind, default, text) in SWITCHES.items():
+        how = {"action": "store_true"} if kind is bool else {"type": kind, "default": default}
+        parser.add_argument(f"--{name.replace('_', '-')}", help=text, **how)
+    arguments = vars(parser.parse_args())
+    Handler.state = State(arguments.pop("folder"), arguments.pop("name"), arguments)
+    with Listener(("127.0.0.1", arguments.pop("port")), Handler) as listener:
+        sys.stdout.write(f"http://127.0.0.1:{listener.server_address[1]}/v1\n")
+        sys.stdout.flush()
+        listener.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
