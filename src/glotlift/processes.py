@@ -1,4 +1,7 @@
-"""Several processes that share one job, as `accelerate launch -m glotlift ...` starts them.
+"""Several processes that share one job, as `accelerate launch -m glotlift ...` starts them on GPUs.
+
+On a CPU `accelerate launch` starts one process only, unless there is MPI; `torchrun --nproc-per-node N -m glotlift ...`
+starts several.
 
 Leaves: which process this is, and a way to wait for the others. All are expected to see the same folders.
 """
@@ -34,7 +37,8 @@ def processes() -> Processes:
     """Return the processes that a launcher started this one with; one where there is no launcher."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Processes()
+    import torch
     from accelerate import PartialState
 
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())  # without a GPU it does not look for others by itself
     return Processes(state.process_index, state.num_processes, state.wait_for_everyone)
