@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import platform
 import signal
 import subprocess
 import sys
@@ -264,3 +266,17 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"file/run: cannot be made \(Not a directory\), expected a folder"):
         RunFolder(tmp_path / "file" / "run")
+
+
+def test_what_a_killed_process_was_writing_is_removed_and_what_a_living_one_writes_is_kept(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = platform.node()
+    (tmp_path / f".scores.json.{host}.{dead.pid}.abc").write_text("half")
+    (tmp_path / f".adapter.{host}.{dead.pid}.abc").mkdir()
+    kept = {f".scores.json.{host}.{os.getppid()}.abc", f".scores.json.elsewhere.{dead.pid}.abc", f".other.{dead.pid}.x"}
+    for name in kept:
+        (tmp_path / name).write_text("half")
+    write_json(tmp_path / "scores.json", {})
+    write_folder(tmp_path / "adapter", lambda folder: (folder / "a").write_text(""))
+    assert {path.name for path in tmp_path.iterdir()} == {"scores.json", "adapter", *kept}

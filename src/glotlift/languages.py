@@ -132,3 +132,20 @@ def resolve(codes: str | Iterable[str]) -> tuple[str, ...]:
     if not found:
         raise LanguageError("no language was given; expected codes such as `de sw` or `all`")
     return tuple(found)
+
+
+def members(codes: Iterable[str], kind: str) -> dict[str, list[str]]:
+    """Return the languages of every group of a kind.
+
+    Args:
+        codes: of the languages.
+        kind: `family`, `script` or `resource`.
+
+    Returns:
+        Name of a family, script or resource class -> codes; `unknown` for languages of which it is not known.
+    """
+    found: dict[str, list[str]] = {}
+    for code in codes:
+        value = getattr(language(code), kind)
+        found.setdefault("unknown" if value in ("", None) else str(value), []).append(code)
+    return found

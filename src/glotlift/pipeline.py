@@ -19,7 +19,7 @@ from glotlift.data.audit import audit_pairs
 from glotlift.data.questions import QuestionPair, dump_pairs, load_pairs, read_pairs, split_validation
 from glotlift.data.read import read_items
 from glotlift.errors import DataError, LanguageError, ModelError, RecipeError
-from glotlift.languages import in_order, resolve
+from glotlift.languages import in_order, members, resolve
 from glotlift.recipe import EvalRecipe, EvalTask, Recipe, dump_recipe, load_recipe
 from glotlift.runs import RunFolder, write_folder, write_json, write_text
 from glotlift.schema import validate
@@ -243,7 +243,8 @@ def compare(a: str | Path, b: str | Path, *, seed: int = 0) -> dict[str, dict[st
         seed: of the bootstraps.
 
     Returns:
-        Name -> `glotlift.evaluation.compare.Change` for every language and for `all`.
+        Name -> `glotlift.evaluation.compare.Change` for every language, for `all`, and for every family, script and
+        resource class that some but not all of the languages are of, as in `script Latn`.
 
     Raises:
         DataError: there is no common language, or the items differ.
@@ -266,6 +267,11 @@ def compare(a: str | Path, b: str | Path, *, seed: int = 0) -> dict[str, dict[st
         frames = [read_parquet(path)[0] for path in both]
         paired[code] = correctness(*frames, where=f"{both[0]} and {both[1]}")
     changes = [*compare_languages(paired, seed=seed), compare_group("all", paired, seed=seed)]
+    for kind in ("family", "script", "resource"):
+        for name, codes in sorted(members(common, kind).items()):
+            if len(codes) < len(common):
+                group = {code: paired[code] for code in codes}
+                changes.append(compare_group(f"{kind} {name}", group, seed=seed))
     return {change.name: vars(change) for change in changes}
 
 

@@ -138,7 +138,8 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     try:
         with saving(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            _remove_leftovers(path)
+            handle, name = tempfile.mkstemp(prefix=_scratch_prefix(path, os.getpid()), dir=path.parent)
             os.close(handle)
             scratch = Path(name)
             write(scratch)
@@ -159,7 +160,8 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
     try:
         with saving(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            _remove_leftovers(path)
+            scratch = Path(tempfile.mkdtemp(prefix=_scratch_prefix(path, os.getpid()), dir=path.parent))
             write(scratch)
             for inside in (scratch, *scratch.rglob("*")):  # safetensors lets the owner only read what it writes
                 inside.chmod(0o755 if inside.is_dir() else 0o644)
@@ -169,6 +171,32 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _scratch_prefix(path: Path, process: int | str) -> str:
+    """Return how the names of what will be `path` begin; they say which process of which machine is writing it."""
+    return f".{path.name}.{platform.node()}.{process}."
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Delete what processes of this machine that are no more were writing."""
+    start = _scratch_prefix(path, "")[:-1]
+    for scratch in path.parent.iterdir():
+        process = scratch.name.removeprefix(start).split(".")[0]
+        if scratch.name.startswith(start) and process.isdecimal() and not _is_running(int(process)):
+            shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":  # there a signal is no question
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        pass
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

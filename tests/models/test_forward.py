@@ -1,5 +1,7 @@
 """The cached, packed, batched pass against the plain Hugging Face forward."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from glotlift.data.read import read_items
 from glotlift.errors import ModelError
 from glotlift.evaluation.predict import predict, prepare
-from glotlift.models.forward import Row, final_norm, run, shared_length
+from glotlift.models.forward import Row, final_norm, plan_batches, run, shared_length
 from glotlift.tasks.load import load_task
 from tests.conftest import FAMILIES
 
@@ -113,3 +115,71 @@ def test_unknown_layer_type_is_refused(tiny):
             list(run(tiny("llama").model, [Row((5, 6, 7))]))
     finally:
         del config.layer_types
+
+
+# --- memory
+
+
+@contextmanager
+def _memory_for(model, n_rows, fault):
+    """Let the model run out of memory with more rows than that."""
+    sizes = []
+
+    def refuse(_module, _args, kwargs):
+        sizes.append(len(kwargs["input_ids"]))
+        if sizes[-1] > n_rows:
+            raise fault
+
+    handle = model.register_forward_pre_hook(refuse, with_kwargs=True)
+    try:
+        yield sizes
+    finally:
+        handle.remove()
+
+
+FAULTS = {
+    "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory"),
+    "python": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_batch_that_does_not_fit_is_halved_and_so_are_later_ones(tiny, fault, caplog):
+    model, tokenizer = tiny("llama").model, tiny("llama").tokenizer
+    texts = ["A" + " good day" * n for n in range(1, 20)]
+    rows = [Row(tuple(tokenizer(text)["input_ids"])) for text in texts]
+    expected = {i: b.logits[k] for b in run(model, rows) for i, k in zip(b.rows, b.prompt_end, strict=True)}
+    with caplog.at_level("WARNING", "glotlift"), _memory_for(model, 3, fault) as sizes:
+        batches = list(run(model, rows, token_budget=4000))
+    found = {i: b.logits[k] for b in batches for i, k in zip(b.rows, b.prompt_end, strict=True)}
+    assert sorted(i for b in batches for i in b.rows) == list(range(len(rows)))
+    assert max(len(b.rows) for b in batches) <= 3
+    assert sum(size > 3 for size in sizes) == 3  # 19, 10 and 5 rows do not fit; 3 do, and no later batch is tried whole
+    for index, logits in expected.items():
+        torch.testing.assert_close(found[index], logits, atol=1e-4, rtol=1e-4)
+    assert "out of memory with 19 items a batch, going on with 10" in caplog.text
+
+
+@pytest.mark.parametrize("start", [(), (1, 5)], ids=["row", "prefix"])
+def test_one_row_that_does_not_fit_is_refused(tiny, start):
+    model = tiny("llama").model
+    rows = [Row((*start, 7 + n, 8)) for n in range(4)]
+    with _memory_for(model, 0, FAULTS["cuda"]), pytest.raises(ModelError, match="2 tokens does not fit in memory"):
+        list(run(model, rows))
+
+
+def test_other_faults_of_a_batch_are_not_taken_for_memory(tiny):
+    rows = [Row((1, 5, 7 + n)) for n in range(4)]
+    with _memory_for(tiny("llama").model, 1, RuntimeError("size mismatch")), pytest.raises(RuntimeError, match="size"):
+        list(run(tiny("llama").model, rows))
+
+
+def test_the_plan_depends_on_tokens_not_on_order(tiny):
+    model = tiny("llama").model
+    rows = [Row((1, *range(5, 6 + n % 7), 9 + n)) for n in range(40)]
+    plan = [{rows[i].prompt for i in batch} for batch in plan_batches(model, rows, token_budget=30)]
+    turned = list(reversed(rows))
+    assert [{turned[i].prompt for i in batch} for batch in plan_batches(model, turned, token_budget=30)] == plan
+    assert all(len(batch) <= 2 for batch in plan_batches(model, rows, batch_size=2))
+    assert sorted(i for batch in plan_batches(model, rows, batch_size=2) for i in batch) == list(range(40))

@@ -29,7 +29,7 @@ from glotlift.evaluation.compare import (
 )
 from glotlift.evaluation.gain import change_sentence, gain_parts, parts_sentence
 from glotlift.evaluation.metrics import LanguageScore, decide, label_log_probabilities, score_language
-from glotlift.languages import language
+from glotlift.languages import members
 from glotlift.runs import read_parquet, versions
 
 MEASURES = ("raw", "calibrated", "contextual", "auroc", "ece")
@@ -204,19 +204,19 @@ def _task_scores(test_set: Predictions, seen: Sequence[str], pivot: str, seed: i
     if set(test_set.frames) != {"base", "tuned"}:
         out["sentence"] = _base_sentence(test_set.key, out["means"]["base"], len(languages))
         return out
-    members = _groups(list(languages), seen, pivot)
+    groups = _groups(list(languages), seen, pivot)
     for measure in MEASURES:
         by_language, grouped = _compared(test_set, measure, seed)
         for change in by_language:
             languages[change.name].setdefault("changes", {})[measure] = asdict(change)
         out[_GROUPS[measure]] = {
-            name: asdict(change) for name, codes in members.items() if (change := grouped(name, codes)) is not None
+            name: asdict(change) for name, codes in groups.items() if (change := grouped(name, codes)) is not None
         }
     for entry in languages.values():
         entry["change"] = entry["changes"]["raw"]
-    groups, fair = ({name: Change(**change) for name, change in out[_GROUPS[each]].items()}
+    raw, fair = ({name: Change(**change) for name, change in out[_GROUPS[each]].items()}
                     for each in ("raw", "calibrated"))  # fmt: skip
-    out["sentence"] = change_sentence(test_set.key, groups, fair, out["means"])
+    out["sentence"] = change_sentence(test_set.key, raw, fair, out["means"])
     return out
 
 
@@ -284,12 +284,8 @@ def _rollups(
     """Return accuracy by family, script and resource class: kind -> name -> languages, variants and change."""
     out: dict[str, dict[str, dict[str, Any]]] = {}
     for kind in ("family", "script", "resource"):
-        members: dict[str, list[str]] = {}
-        for code in codes:
-            known = getattr(language(code), kind)
-            members.setdefault("unknown" if known in ("", None) else str(known), []).append(code)
         out[kind] = {}
-        for name, inside in sorted(members.items()):
+        for name, inside in sorted(members(codes, kind).items()):
             entry: dict[str, Any] = {"languages": inside}
             for variant, series in right.items():
                 mean, low, high = group_mean({code: series[code] for code in inside})

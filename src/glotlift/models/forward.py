@@ -131,7 +131,10 @@ def run(
     if batches is None:
         batches = plan_batches(model, rows, token_budget=token_budget)
     with torch.inference_mode():
-        prefix = _run_prefix(model, rows[0].prompt[:length], device, pooled_states)
+        try:
+            prefix = _run_prefix(model, rows[0].prompt[:length], device, pooled_states)
+        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as fault:
+            raise _too_long(length) if _is_out_of_memory(fault) else fault from None
         waiting = [list(batch) for batch in reversed(batches)]
         most = max(map(len, waiting), default=0)
         while waiting:
@@ -150,10 +153,7 @@ def run(
                 yield batch
                 continue
             if len(indexes) == 1:
-                raise ModelError(
-                    f"a prompt of {len(rows[indexes[0]].prompt)} tokens does not fit in memory alone, expected room "
-                    "for it; use fewer demonstrations, shorter texts or a smaller model"
-                )
+                raise _too_long(len(rows[indexes[0]].prompt))
             if device.type == "cuda":
                 torch.cuda.empty_cache()
             most = (len(indexes) + 1) // 2
@@ -177,6 +177,13 @@ def plan_batches(
     """
     position_budget = _LOGITS_BUDGET // _config(model).vocab_size
     return list(_batches(rows, shared_length(rows), token_budget, position_budget, batch_size))
+
+
+def _too_long(n_tokens: int) -> ModelError:
+    return ModelError(
+        f"a prompt of {n_tokens} tokens does not fit in memory alone, expected room for it; use fewer demonstrations, "
+        "shorter texts or a smaller model"
+    )
 
 
 def _is_out_of_memory(fault: BaseException) -> bool:

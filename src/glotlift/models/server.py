@@ -224,8 +224,8 @@ def _echo(server: Server, answer: Any) -> _Echo:
 def _check_echo(server: Server, answer: Any) -> None:
     """Refuse answers that are off by one: llama-cpp-python's, for models without a beginning-of-sequence token.
 
-    It leaves off the first of the rows of logits, as if there were such a token, so that each token is scored by the
-    distribution behind itself and the last of the text is missing.
+    It pairs the first token it shows with the first row of logits, which is right only behind such a token. Otherwise
+    each token is scored by the distribution behind itself, and by `usage` the last of the text is the generated one.
     """
     echo = _echo(server, answer)
     missing = len(echo.tokens) < _at(server, answer, "usage", "prompt_tokens")

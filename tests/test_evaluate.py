@@ -1,0 +1,179 @@
+"""`glotlift eval` and its flags, end to end on a tiny model."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glotlift import compare, evaluate
+from glotlift.errors import DataError, ModelError, RecipeError, TaskError
+from glotlift.runs import read_parquet
+
+pytestmark = pytest.mark.usefixtures("_quiet")
+
+
+@pytest.fixture
+def _quiet(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def evaluated(tiny_folder, folder, **options):
+    settings = {"model": str(tiny_folder), "languages": "de,th", "limit": 8, "output_path": folder, **options}
+    return evaluate(**settings)
+
+
+def test_answer_languages_make_the_grid(tiny_folder, tmp_path):
+    scores = evaluated(tiny_folder, tmp_path, answer_languages="de,en,th")["glotlift"]
+    assert list(scores["tasks"]) == ["sentiment.in-de", "sentiment.in-en", "sentiment.in-th"]
+    grid = scores["answer_language_grid"]["sentiment"]["base"]
+    assert {prompt: list(row) for prompt, row in grid.items()} == {"de": ["de", "en", "th"], "th": ["de", "en", "th"]}
+    assert grid["th"]["en"] == scores["tasks"]["sentiment.in-en"]["languages"]["th"]["base"]["accuracy"]
+    own = evaluated(tiny_folder, tmp_path / "own")["glotlift"]["tasks"]["sentiment"]["languages"]
+    assert own["de"]["base"]["auroc"] == scores["tasks"]["sentiment.in-de"]["languages"]["de"]["base"]["auroc"]
+    shown = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))["glotlift"]["tasks"]["sentiment.in-en"]
+    assert shown["label_words"] == {"positive": "positive", "negative": "negative"}
+
+
+def test_demonstration_draws_differ_and_their_spread_is_told(tiny_folder, tmp_path):
+    scores = evaluated(tiny_folder, tmp_path, demo_seeds=4, seed=7, log_samples=True)["glotlift"]
+    assert list(scores["tasks"]) == [f"sentiment.seed{seed}" for seed in (7, 8, 9, 10)]
+    spread = scores["demonstration_spread"]["sentiment.own"]
+    means = [scores["tasks"][key]["means"]["base"]["accuracy"] for key in spread["test_sets"]]
+    assert spread["base"]["mean"]["min"] == min(means)
+    assert spread["base"]["mean"]["mean"] == pytest.approx(sum(means) / 4)
+    files = [tmp_path / f"samples_sentiment.seed{seed}_de.jsonl" for seed in (7, 8, 9, 10)]
+    prompts = {json.loads(file.read_text(encoding="utf-8").splitlines()[0])["arguments"]["gen_args_0"]["arg_0"]
+               for file in files}  # fmt: skip
+    assert len(prompts) > 1
+    assert all(prompt.count("Rezension: ") == 3 for prompt in prompts)
+    assert all('"positiv"' in prompt and '"negativ"' in prompt for prompt in prompts)  # draws are even over the labels
+
+
+@pytest.mark.parametrize("scoring", ["sequence", "prefix-mass", "first-token"])
+@pytest.mark.parametrize("calibration", ["none", "contextual", "batch"])
+def test_every_scoring_and_calibration_decides(tiny_folder, tmp_path, scoring, calibration):
+    scores = evaluated(tiny_folder, tmp_path, scoring=scoring, calibration=calibration)
+    score = scores["glotlift"]["tasks"]["sentiment"]["languages"]["de"]["base"]
+    asked = {"none": "accuracy_raw", "contextual": "accuracy_contextual", "batch": "accuracy_calibrated"}[calibration]
+    assert score["accuracy"] == score[asked] == scores["results"]["sentiment_de"]["acc,none"]
+
+
+def test_arbitrary_answers_beside_the_own_ones_need_a_tuned_model_to_split_a_gain(tiny_folder, tmp_path):
+    tasks = evaluated(tiny_folder, tmp_path, answers=["own", "arbitrary"])["glotlift"]["tasks"]
+    assert "parts" not in tasks["sentiment.own"]
+    assert tasks["sentiment.own"]["consistency"]["base"]["pairs"]["de"].keys() == {"th"}
+    assert tasks["sentiment.own"]["rollups"]["script"]["Latn"]["languages"] == ["de"]
+
+
+def test_a_collapse_is_warned_of(tiny_folder, tmp_path, caplog):
+    logging.getLogger("glotlift").propagate = True
+    with caplog.at_level("WARNING", "glotlift"):
+        tasks = evaluated(tiny_folder, tmp_path, limit=1)["glotlift"]["tasks"]
+    label = tasks["sentiment"]["collapsed"]["base"]["de"]
+    assert f"collapsed: sentiment, base: all predictions are one label in de ({label})" in caplog.text
+
+
+def test_the_version_of_a_task_file_reaches_the_scores(tiny_folder, tmp_path):
+    task = tmp_path / "mood.yaml"
+    task.write_text(MOOD, encoding="utf-8")
+    (tmp_path / "mood_ko.jsonl").write_text(
+        '{"frage": "좋아요", "urteil": 1}\n{"frage": "나빠요", "urteil": 0}\n', encoding="utf-8"
+    )
+    scores = evaluated(tiny_folder, tmp_path / "out", tasks=str(task), languages="ko", limit=None)
+    assert scores["versions"] == {"mood_ko": 7}
+    assert scores["glotlift"]["tasks"]["mood"]["rollups"]["family"] == {
+        "unknown": scores["glotlift"]["tasks"]["mood"]["rollups"]["family"]["unknown"]
+    }
+    frame, about = read_parquet(tmp_path / "out" / "predictions" / "base" / "mood" / "ko.parquet")
+    assert list(frame["gold"]) == ["1", "0"]
+    assert about["num_fewshot"] == 0
+
+
+MOOD = """
+name: mood
+version: 7
+fields: [text]
+labels: ["0", "1"]
+data: {source: "mood_{lang}.jsonl", gold: urteil, columns: {text: frage}}
+languages:
+  ko:
+    template: "{text} → "
+    preamble: "이 문장은 어떤가요?  \\n"
+    answer_sets: {own: {"0": 나쁨, "1": 좋음}}
+"""
+
+REFUSED = {
+    "answers": ({"answers": "mine"}, TaskError, "no answer set 'mine'"),
+    "answer language": ({"answer_languages": "ko"}, Exception, "no prompts in 'ko'"),
+    "fewshot": ({"num_fewshot": 9}, TaskError, "got num_fewshot 9, expected at most 8"),
+    "batch size": ({"batch_size": 0}, RecipeError, "batch_size"),
+    "chat": ({"apply_chat_template": True}, ModelError, "without a chat template"),
+    "server and adapter": ({"model": "openai:http://127.0.0.1:9/v1#m", "adapter": "a"}, ModelError, "--adapter"),
+    "server and mass": ({"model": "openai:http://127.0.0.1:9/v1#m", "scoring": "prefix-mass"}, ModelError, "first-t"),
+    "server away": ({"model": "openai:http://127.0.0.1:9/v1#m"}, ModelError, "127.0.0.1:9"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_done_is_refused_before_anything_is_written(tiny_folder, tmp_path, case):
+    options, kind, message = REFUSED[case]
+    with pytest.raises(kind, match=message):
+        evaluated(tiny_folder, tmp_path / "out", **options)
+    assert not list((tmp_path / "out").rglob("*.parquet"))
+
+
+def test_compare_reads_any_two_folders_and_refuses_other_items(tiny_folder, tmp_path):
+    evaluated(tiny_folder, tmp_path / "a")
+    evaluated(tiny_folder, tmp_path / "b", answers="english", batch_size=3)
+    evaluated(tiny_folder, tmp_path / "c", limit=7)
+    a, b, c = (tmp_path / name / "predictions" / "base" / "sentiment" for name in "abc")
+    changes = compare(a, b)
+    assert list(changes)[:3] == ["de", "th", "all"]
+    assert changes["script Latn"]["languages"] == 1
+    assert changes["de"]["p_holm"] >= changes["de"]["p"]
+    with pytest.raises(DataError, match="1 items are in one evaluation only"):
+        compare(a, c)
+
+
+def test_two_processes_give_the_bytes_of_one(tiny_folder, tmp_path):
+    """`torchrun` on a CPU; `accelerate launch` sets the same variables on GPUs."""
+    asked = ["-m", "glotlift", "eval", "--model", tiny_folder, "--languages", "de,th", "--limit", "20"]
+    asked += ["--token-budget", "150", "--answers", "own,english", "--log-samples"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    told = []
+    for name, launcher in (("one", []), ("two", launch)):
+        command = [sys.executable, *launcher, *map(str, asked), "--output-path", str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+        assert done.returncode == 0, done.stderr
+        told.append(done.stdout.replace(str(tmp_path / name), ""))
+    assert told[0] == told[1]  # printed once
+    files = [{str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+             for folder in (tmp_path / "one", tmp_path / "two")]  # fmt: skip
+    assert len(files[0]) == 4 + 4 + 1
+    assert files[0] == files[1]
+
+
+def test_an_interrupt_leaves_whole_batches_and_says_how_to_go_on(tiny_folder, tmp_path):
+    script = (
+        "import sys, signal, os; from glotlift.cli import main; from glotlift.evaluation.journal import Journal;"
+        "append = Journal.append; n = [];\n"
+        "def stop(journal, scores):\n"
+        "    append(journal, scores); n.append(1)\n"
+        "    if len(n) == 3: os.kill(os.getpid(), signal.SIGINT)\n"
+        "Journal.append = stop; main(sys.argv[1:])"
+    )
+    asked = ["eval", "--model", tiny_folder, "--languages", "de", "--limit", "20", "--token-budget", "100"]
+    command = [sys.executable, "-W", "ignore", "-c", script, *map(str, asked), "-o", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 130
+    assert "start the same command again to go on" in done.stderr
+    assert "Traceback" not in done.stderr
+    left = [str(f.relative_to(tmp_path / "out")) for f in (tmp_path / "out").rglob("*") if f.is_file()]
+    assert left == [str(Path("predictions/base/sentiment/.de.0.jsonl"))]
+    assert len((tmp_path / "out" / left[0]).read_text().splitlines()) == 4  # what it depends on, and three batches
