@@ -129,7 +129,7 @@ def test_unknown_languages_of_a_recipe(refused, recipe):
     sentence = refused("run", path)
     assert sentence.startswith(f"{path}: `data.languages`: unknown language 'germn' (did you mean 'german'?); unknown")
     assert "'xx'" in sentence
-    assert sentence.endswith("expected codes from: " + " ".join(LANGUAGES))
+    assert sentence.endswith("expected BCP-47 codes such as: " + " ".join(LANGUAGES))
 
 
 def test_unknown_tasks_of_a_recipe(refused, recipe, tmp_path):
@@ -220,12 +220,12 @@ def test_unknown_names_on_the_command_line(refused, evaluate):
     assert refused(*evaluate, "--answers", "animals") == (
         "task 'sentiment', en: no answer set 'animals'; expected english, arbitrary or own"
     )
-    assert refused(*evaluate, "--scoring", "best") == "--scoring: got 'best', expected sequence or prefix-mass"
+    assert refused(*evaluate, "--scoring", "best") == "--scoring: got 'best', expected sequence, prefix-mass or first-token"
     assert refused(*evaluate, "--dtype", "int4") == "got dtype 'int4', expected one of auto, float32, bfloat16, float16"
     assert refused(*evaluate, "--device", "gpu") == (
         "got device 'gpu', expected `auto`, `cpu`, `cuda` or another of torch's"
     )
-    assert refused(*evaluate, "--num-fewshot", "3") == "task 'sentiment', en: got num_fewshot 3, expected at most 2"
+    assert refused(*evaluate, "--num-fewshot", "9") == "task 'sentiment', en: got num_fewshot 9, expected at most 8"
     assert refused("tasks", "show", "nil").startswith("unknown task 'nil' (did you mean 'nli'?)")
 
 
@@ -332,9 +332,10 @@ FULL_DISKS["parquet"] = (pyarrow.parquet, "write_table", _full_parquet)
 def test_no_space_left_leaves_nothing_half_written(refused, evaluate, tmp_path, monkeypatch, call):
     monkeypatch.setattr(*FULL_DISKS[call])
     sentence = refused(*evaluate, "--limit", 2)
-    path = tmp_path / "out" / "predictions" / "base" / "sentiment" / "en.parquet"
+    name, left = ("en.parquet", [".en.0.jsonl"]) if call == "parquet" else (".en.0.jsonl", [])
+    path = tmp_path / "out" / "predictions" / "base" / "sentiment" / name
     assert sentence == f"{path}: cannot be written (No space left on device)"
-    assert files(tmp_path / "out") == []
+    assert files(tmp_path / "out") == left  # scores that could be kept are
 
 
 def test_no_space_left_keeps_what_is_finished(cli, refused, evaluate, tmp_path, monkeypatch):
@@ -348,7 +349,7 @@ def test_no_space_left_keeps_what_is_finished(cli, refused, evaluate, tmp_path, 
         patch.setattr(pyarrow.parquet, "write_table", full_at_german)
         refused(*evaluate, "--languages", "en,de", "--limit", 2)
     english = tmp_path / "out" / "predictions" / "base" / "sentiment" / "en.parquet"
-    assert files(tmp_path / "out") == ["en.parquet"]
+    assert files(tmp_path / "out") == [".de.0.jsonl", "en.parquet"]
     written = english.stat().st_mtime_ns
     assert cli(*evaluate, "--languages", "en,de", "--limit", 2).code == 0
     assert files(tmp_path / "out") == ["de.parquet", "en.parquet", "scores.json"]
@@ -425,10 +426,22 @@ def test_languages_are_listed(cli):
 
 def test_a_task_is_checked_with_and_without_a_tokenizer(cli, tiny_folder, tmp_path):
     path = write_task(tmp_path / "mood.yaml", definition())
-    assert cli("tasks", "check", path).out.startswith("mood: 2 languages, 2 labels")
+    assert "2 languages, 2 labels: no fault" in cli("tasks", "check", path).out
     audited = cli("tasks", "check", path, "--model", tiny_folder)
     assert audited.code == 0
-    assert "label audit under the tokenizer of" in audited.out
+    assert "tokens of the answer words: not checked" not in audited.out
+    faulty = definition()
+    faulty["languages"]["de"]["demonstrations"][0]["label"] = "nix"
+    refused = cli("tasks", "check", write_task(tmp_path / "odd.yaml", faulty))
+    assert refused.code == 2
+    assert "got label 'nix'" in refused.out
+
+
+def test_a_task_is_exported_for_lm_eval(cli, refused, tmp_path):
+    done = cli("tasks", "export", tmp_path / "group", "--languages", "de,th", "--limit", 2)
+    assert done.out == f"lm_eval --include_path {tmp_path / 'group'} --tasks glotlift_sentiment\n"
+    assert (tmp_path / "group" / "glotlift_sentiment_th.yaml").is_file()
+    assert refused("tasks", "export", tmp_path / "x", "--format", "helm") == "--format: got 'helm', expected lm-eval"
 
 
 def test_question_pairs_are_audited(cli, recipe, tmp_path):
