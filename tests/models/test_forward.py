@@ -121,16 +121,16 @@ def test_unknown_layer_type_is_refused(tiny):
 
 
 @contextmanager
-def _memory_for(model, n_rows, fault):
-    """Let the model run out of memory with more rows than that."""
+def _memory_for(model, n_tokens, fault):
+    """Let the model run out of memory with more tokens than that; yields how many it was given, call by call."""
     sizes = []
 
     def refuse(_module, _args, kwargs):
-        sizes.append(len(kwargs["input_ids"]))
-        if sizes[-1] > n_rows:
+        sizes.append(kwargs["input_ids"].numel())
+        if sizes[-1] > n_tokens:
             raise fault
 
-    handle = model.register_forward_pre_hook(refuse, with_kwargs=True)
+    handle = model.base_model.register_forward_pre_hook(refuse, with_kwargs=True)
     try:
         yield sizes
     finally:
@@ -150,15 +150,18 @@ def test_a_batch_that_does_not_fit_is_halved_and_so_are_later_ones(tiny, fault, 
     texts = ["A" + " good day" * n for n in range(1, 20)]
     rows = [Row(tuple(tokenizer(text)["input_ids"])) for text in texts]
     expected = {i: b.logits[k] for b in run(model, rows) for i, k in zip(b.rows, b.prompt_end, strict=True)}
-    with caplog.at_level("WARNING", "glotlift"), _memory_for(model, 3, fault) as sizes:
-        batches = list(run(model, rows, token_budget=4000))
+    with caplog.at_level("WARNING", "glotlift"), _memory_for(model, 150, fault) as sizes:
+        batches = list(run(model, rows, token_budget=300))
     found = {i: b.logits[k] for b in batches for i, k in zip(b.rows, b.prompt_end, strict=True)}
     assert sorted(i for b in batches for i in b.rows) == list(range(len(rows)))
-    assert max(len(b.rows) for b in batches) <= 3
-    assert sum(size > 3 for size in sizes) == 3  # 19, 10 and 5 rows do not fit; 3 do, and no later batch is tried whole
+    refused = [position for position, size in enumerate(sizes) if size > 150]
+    assert refused  # the budget was too large, and what followed a refusal was smaller
+    assert all(sizes[position + 1] < sizes[position] for position in refused)
+    assert sizes[-1] <= 150
+    assert len(caplog.messages) == len(refused)
     for index, logits in expected.items():
         torch.testing.assert_close(found[index], logits, atol=1e-4, rtol=1e-4)
-    assert "out of memory with 19 items a batch, going on with 10" in caplog.text
+    assert "out of memory with" in caplog.text
 
 
 @pytest.mark.parametrize("start", [(), (1, 5)], ids=["row", "prefix"])
@@ -171,7 +174,7 @@ def test_one_row_that_does_not_fit_is_refused(tiny, start):
 
 def test_other_faults_of_a_batch_are_not_taken_for_memory(tiny):
     rows = [Row((1, 5, 7 + n)) for n in range(4)]
-    with _memory_for(tiny("llama").model, 1, RuntimeError("size mismatch")), pytest.raises(RuntimeError, match="size"):
+    with _memory_for(tiny("llama").model, 0, RuntimeError("size mismatch")), pytest.raises(RuntimeError, match="size"):
         list(run(tiny("llama").model, rows))
 
 

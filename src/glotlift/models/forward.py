@@ -5,12 +5,16 @@ positions that are asked for, and, with taps, hidden states of every layer.
 
 The tokens that all rows share run once; their keys and values serve every batch. A row is then
 
-    [rest of the prompt][trie nodes]           padded on the right
+    [rest of the prompt][trie nodes]
 
-and a mask lets every trie node see the prompt and its own ancestors only, at the position it would have if it stood
-alone. So one pass scores every label word, of whatever length, next to the state that the next token is chosen from.
-The language-model head sees the asked positions only. Keys of the prefix are kept whole for every layer; sliding
-windows are part of the mask.
+and several rows stand one behind the other in a lane, so that hardly a token of a batch is padding:
+
+    [rest of prompt 1][nodes 1][rest of prompt 2][nodes 2] ...     lanes of equal length, padded on the right
+
+A mask lets every token see the shared prefix and its own row only, and every trie node its own ancestors of that, at
+the position it would have if it stood alone. So one pass scores every label word, of whatever length, next to the state
+that the next token is chosen from. The language-model head sees the asked positions only. Keys of the prefix are kept
+whole for every layer; sliding windows are part of the mask.
 """
 
 from __future__ import annotations
@@ -323,9 +327,9 @@ def _run_prefix(model: nn.Module, tokens: tuple[int, ...], device: torch.device,
     ids = torch.tensor([tokens], device=device)
     position_ids = torch.arange(len(tokens), device=device)[None]
     masks = _masks(model, torch.ones(len(tokens), len(tokens), device=device).tril()[None].bool(), position_ids)
-    ends = torch.tensor([0], device=device), torch.tensor([len(tokens) - 1], device=device)
-    with head_positions(model, *ends), block_outputs(model, states, _cumulative if pooled else _nothing):
-        model(input_ids=ids, attention_mask=masks, position_ids=position_ids, past_key_values=cache, use_cache=True)
+    with block_outputs(model, states, _cumulative if pooled else _nothing):
+        decoder = base_model(model).base_model  # without the head, which is large and not needed here
+        decoder(input_ids=ids, attention_mask=masks, position_ids=position_ids, past_key_values=cache, use_cache=True)
     layers: list[Any] = cache.layers
     keys = [(layer.keys, layer.values) for layer in layers]
     return Prefix(len(tokens), keys, torch.cat(states) if pooled else None)
@@ -343,20 +347,67 @@ def _nothing(states: Tensor) -> Tensor:
 def _batches(
     rows: Sequence[Row], prefix: int, token_budget: int, position_budget: int, batch_size: int | None
 ) -> Iterator[list[int]]:
-    """Yield indexes of rows of like length whose padded size keeps within the budgets."""
-    lengths = [len(row.prompt) - prefix + row.n_nodes for row in rows]
+    """Yield indexes of rows of like length that together keep within the budgets."""
+    lengths = [_length(row, prefix) for row in rows]
     batch: list[int] = []
-    positions = 0
+    tokens = positions = 0
     for index in sorted(range(len(rows)), key=lambda i: (lengths[i], rows[i].prompt)):
         asked = 2 + rows[index].n_nodes
-        full = (len(batch) + 1) * lengths[index] > token_budget or positions + asked > position_budget
+        full = tokens + lengths[index] > token_budget or positions + asked > position_budget
         if batch and (full or len(batch) == batch_size):
             yield batch
-            batch, positions = [], 0
+            batch, tokens, positions = [], 0, 0
         batch.append(index)
+        tokens += lengths[index]
         positions += asked
     if batch:
         yield batch
+
+
+def _length(row: Row, prefix: int) -> int:
+    """Return how many tokens of a row run behind the prefix."""
+    return len(row.prompt) - prefix + row.n_nodes
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """Where the rows of a batch stand.
+
+    Attributes:
+        count: number of lanes.
+        length: tokens of each.
+        lane: of every row.
+        start: position of its first token in the lane.
+    """
+
+    count: int
+    length: int
+    lane: list[int]
+    start: list[int]
+
+
+def _lanes(lengths: Sequence[int], prefix: int) -> Lanes:
+    """Return the cheapest of several ways to put rows into lanes: little padding, and lanes not long for attention."""
+    longest = max(lengths)
+    tried = [_fill(lengths, length) for length in sorted({longest * k // 4 for k in (4, 5, 6, 7, 8, 10, 12, 16)})]
+    return min(tried, key=lambda lanes: lanes.count * lanes.length * (_ATTENTION_SHARE + prefix + lanes.length))
+
+
+_ATTENTION_SHARE = 2048
+"""Keys at which attention costs about as much as all else of a block."""
+
+
+def _fill(lengths: Sequence[int], length: int) -> Lanes:
+    """Return the rows in lanes of a length, the longest row first, each in the first lane with room for it."""
+    used: list[int] = []
+    lane, start = [0] * len(lengths), [0] * len(lengths)
+    for row in sorted(range(len(lengths)), key=lambda r: -lengths[r]):
+        found = next((k for k, end in enumerate(used) if end + lengths[row] <= length), len(used))
+        if found == len(used):
+            used.append(0)
+        lane[row], start[row] = found, used[found]
+        used[found] += lengths[row]
+    return Lanes(len(used), max(used), lane, start)
 
 
 def _run_batch(
@@ -368,27 +419,29 @@ def _run_batch(
     want_last: bool,
     want_pooled: bool,
 ) -> Batch:
-    ids, positions, allowed = _pack(rows, prefix.length)
-    asked_rows, asked_columns, prompt_end, nodes = _asked(rows, prefix.length)
-    keys = [(k.expand(len(rows), -1, -1, -1), v.expand(len(rows), -1, -1, -1)) for k, v in prefix.layers]
-    last_columns = torch.tensor([len(row.prompt) - prefix.length - 1 for row in rows], device=device)
-    weights = _span_weights(rows, prefix.length, ids.shape[1]).to(device)
+    lanes = _lanes([_length(row, prefix.length) for row in rows], prefix.length)
+    ids, positions, allowed = _pack(rows, prefix.length, lanes)
+    asked_lanes, asked_columns, prompt_end, nodes = _asked(rows, prefix.length, lanes)
+    keys = [(k.expand(lanes.count, -1, -1, -1), v.expand(lanes.count, -1, -1, -1)) for k, v in prefix.layers]
+    own_lanes = torch.tensor(lanes.lane, device=device)
+    last_columns = torch.tensor(asked_columns, device=device)[prompt_end]
+    weights = _span_weights(rows, prefix.length, lanes).to(device)
     states: list[Tensor] = []
 
     def reduce(hidden: Tensor) -> Tensor:
-        """*Shape:* (rows, length, hidden) -> (rows, 1 or 2, hidden)."""
+        """*Shape:* (lanes, length, hidden) -> (rows, 1 or 2, hidden)."""
         parts = []
         if want_last:
-            parts.append(hidden[torch.arange(len(rows), device=device), last_columns].float())
+            parts.append(hidden[own_lanes, last_columns].float())
         if want_pooled:
-            parts.append(torch.einsum("rl,rlh->rh", weights, hidden.float()))
+            parts.append(torch.einsum("rl,rlh->rh", weights, hidden[own_lanes].float()))
         return torch.stack(parts, 1)
 
     positions = positions.to(device)
     masks = _masks(model, allowed.to(device), positions)
     tapped = want_last or want_pooled
     with (
-        head_positions(model, torch.tensor(asked_rows, device=device), torch.tensor(asked_columns, device=device)),
+        head_positions(model, torch.tensor(asked_lanes, device=device), torch.tensor(asked_columns, device=device)),
         block_outputs(model, states, reduce if tapped else _nothing),
     ):
         logits = model(
@@ -409,57 +462,58 @@ def _run_batch(
     )
 
 
-def _pack(rows: list[Row], prefix: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the rows as one padded batch.
+def _pack(rows: list[Row], prefix: int, lanes: Lanes) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the rows as one batch of lanes.
 
     Returns:
-        Token ids and position ids, *shape* (rows, length); which positions each sees, *shape* (rows, length,
-        prefix + length). Padding stands on the right, where no real token sees it.
+        Token ids and position ids, *shape* (lanes, length); which positions each sees, *shape* (lanes, length,
+        prefix + length). Padding sees itself and the prefix, and no real token sees it.
     """
-    length = max(len(row.prompt) - prefix + row.n_nodes for row in rows)
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    positions = (prefix + torch.arange(length)).repeat(len(rows), 1)
-    allowed = torch.ones(len(rows), length, prefix + length, dtype=torch.bool)
-    allowed[:, :, prefix:] = torch.ones(length, length).tril().bool()
-    for r, row in enumerate(rows):
+    ids = torch.zeros(lanes.count, lanes.length, dtype=torch.long)
+    positions = torch.full((lanes.count, lanes.length), prefix)
+    allowed = torch.zeros(lanes.count, lanes.length, prefix + lanes.length, dtype=torch.bool)
+    allowed[:, :, :prefix] = True
+    allowed[:, :, prefix:] = torch.eye(lanes.length, dtype=torch.bool)
+    for row, lane, start in zip(rows, lanes.lane, lanes.start, strict=True):
         own = row.prompt[prefix:]
-        ids[r, : len(own)] = torch.tensor(own)
+        end = start + len(own)
+        ids[lane, start:end] = torch.tensor(own)
+        positions[lane, start:end] = prefix + torch.arange(len(own))
+        allowed[lane, start:end, prefix + start : prefix + end] = torch.ones(len(own), len(own)).tril().bool()
         if row.trie is None:
             continue
         for node in range(1, len(row.trie.tokens)):
-            column = len(own) + node - 1
-            ids[r, column] = row.trie.tokens[node]
-            positions[r, column] = row.root + row.trie.depths[node] - 1
-            allowed[r, column, row.root :] = False
-            allowed[r, column, prefix + column] = True
+            column = end + node - 1
+            ids[lane, column] = row.trie.tokens[node]
+            positions[lane, column] = row.root + row.trie.depths[node] - 1
+            allowed[lane, column, prefix + start : start + row.root] = True
             parent = row.trie.parents[node]
             if parent > 0:  # what the parent sees of the trie, the child sees
-                seen = prefix + len(own)
-                allowed[r, column, seen : seen + node - 1] = allowed[r, len(own) + parent - 1, seen : seen + node - 1]
-    positions.clamp_(max=max(row.reach for row in rows) - 1)
+                seen = slice(prefix + end, prefix + column)
+                allowed[lane, column, seen] = allowed[lane, end + parent - 1, seen]
     return ids, positions, allowed
 
 
-def _asked(rows: list[Row], prefix: int) -> tuple[list[int], list[int], list[int], list[list[int]]]:
-    """Return (row, column) of the positions whose logits are needed, and where each row finds its own among them."""
-    asked_rows: list[int] = []
+def _asked(rows: list[Row], prefix: int, lanes: Lanes) -> tuple[list[int], list[int], list[int], list[list[int]]]:
+    """Return (lane, column) of the positions whose logits are needed, and where each row finds its own among them."""
+    asked_lanes: list[int] = []
     asked_columns: list[int] = []
 
-    def ask(row: int, column: int) -> int:
-        asked_rows.append(row)
+    def ask(lane: int, column: int) -> int:
+        asked_lanes.append(lane)
         asked_columns.append(column)
-        return len(asked_rows) - 1
+        return len(asked_lanes) - 1
 
     prompt_end, nodes = [], []
-    for r, row in enumerate(rows):
-        own = len(row.prompt) - prefix
-        prompt_end.append(ask(r, own - 1))
+    for row, lane, start in zip(rows, lanes.lane, lanes.start, strict=True):
+        end = start + len(row.prompt) - prefix
+        prompt_end.append(ask(lane, end - 1))
         if row.trie is None:
             nodes.append([])
             continue
-        root = prompt_end[-1] if row.root == len(row.prompt) else ask(r, row.root - prefix - 1)
-        nodes.append([root, *(ask(r, own + node) for node in range(row.n_nodes))])
-    return asked_rows, asked_columns, prompt_end, nodes
+        root = prompt_end[-1] if row.root == len(row.prompt) else ask(lane, start + row.root - prefix - 1)
+        nodes.append([root, *(ask(lane, end + node) for node in range(row.n_nodes))])
+    return asked_lanes, asked_columns, prompt_end, nodes
 
 
 def _masks(model: nn.Module, allowed: Tensor, positions: Tensor) -> Tensor | dict[str, Tensor]:
@@ -467,11 +521,11 @@ def _masks(model: nn.Module, allowed: Tensor, positions: Tensor) -> Tensor | dic
 
     Args:
         model: the model; its config says which layers have a sliding window.
-        allowed: *Shape:* (rows, length, keys), keys being prefix and row.
-        positions: *Shape:* (rows, length), position ids.
+        allowed: *Shape:* (lanes, length, keys), keys being prefix and lane.
+        positions: *Shape:* (lanes, length), position ids.
 
     Returns:
-        *Shape:* (rows, 1, length, keys): one mask, or one a layer type where the model has several.
+        *Shape:* (lanes, 1, length, keys): one mask, or one a layer type where the model has several.
 
     Raises:
         ModelError: the model has a layer type whose mask is not known.
@@ -500,13 +554,14 @@ def _masks(model: nn.Module, allowed: Tensor, positions: Tensor) -> Tensor | dic
     return masks if len(masks) > 1 else next(iter(masks.values()))
 
 
-def _span_weights(rows: list[Row], prefix: int, length: int) -> Tensor:
+def _span_weights(rows: list[Row], prefix: int, lanes: Lanes) -> Tensor:
     """Return 1 / span length for tokens of the span that lie behind the prefix. *Shape:* (rows, length)."""
-    weights = torch.zeros(len(rows), length)
+    weights = torch.zeros(len(rows), lanes.length)
     for r, row in enumerate(rows):
         start, end = row.span
         if end > start:
-            weights[r, max(start - prefix, 0) : max(end - prefix, 0)] = 1 / (end - start)
+            own = lanes.start[r] - prefix
+            weights[r, own + max(start, prefix) : own + max(end, prefix)] = 1 / (end - start)
     return weights
 
 
