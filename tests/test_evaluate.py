@@ -143,7 +143,7 @@ def test_compare_reads_any_two_folders_and_refuses_other_items(tiny_folder, tmp_
 def test_two_processes_give_the_bytes_of_one(tiny_folder, tmp_path):
     """`torchrun` on a CPU; `accelerate launch` sets the same variables on GPUs."""
     asked = ["-m", "glotlift", "eval", "--model", tiny_folder, "--languages", "de,th", "--limit", "20"]
-    asked += ["--token-budget", "150", "--answers", "own,english", "--log-samples"]
+    asked += ["--batch-size", "3", "--answers", "own,english", "--log-samples"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     told = []
@@ -168,7 +168,7 @@ def test_an_interrupt_leaves_whole_batches_and_says_how_to_go_on(tiny_folder, tm
         "    if len(n) == 3: os.kill(os.getpid(), signal.SIGINT)\n"
         "Journal.append = stop; main(sys.argv[1:])"
     )
-    asked = ["eval", "--model", tiny_folder, "--languages", "de", "--limit", "20", "--token-budget", "100"]
+    asked = ["eval", "--model", tiny_folder, "--languages", "de", "--limit", "20", "--batch-size", "2"]
     command = [sys.executable, "-W", "ignore", "-c", script, *map(str, asked), "-o", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 130

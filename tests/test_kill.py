@@ -32,7 +32,7 @@ def once(target, seconds=None):
     begin = time.monotonic()
     child = os.fork()
     if child == 0:
-        evaluate(model=model, languages="de,th", limit=40, token_budget=100, output_path=target)
+        evaluate(model=model, languages="de,th", limit=40, batch_size=2, output_path=target)
         os._exit(0)
     os.close(tell)
     killed = False

@@ -477,7 +477,7 @@ def _evaluate(
     log_samples: bool = False,
 ) -> dict[str, Any]:
     """Predict with a `LoadedModel` or a `Server`; write predictions and scores."""
-    from glotlift.evaluation.predict import predict_to_file, prediction_fingerprint, score_batches, server_batches
+    from glotlift.evaluation.predict import PredictionFile, prediction_fingerprint, score_batches, server_batches
     from glotlift.evaluation.samples import write_samples
     from glotlift.evaluation.scores import build_scores, read_predictions
     from glotlift.models.load import LoadedModel
@@ -485,7 +485,6 @@ def _evaluate(
     from glotlift.progress import track
 
     group = processes()
-    share = {"process": group.index, "n_processes": group.count}
     batch_size = None if settings.batch_size == "auto" else settings.batch_size
     predictions = []
     for entry in settings.tasks:
@@ -494,9 +493,19 @@ def _evaluate(
         total = sum(len(each.items) for each in prompts.values())
         about = {"task": entry.key, "model": engine.name, "answers": entry.answers, "demo_seed": entry.demo_seed}
         for variant in engine.variants:
+            weights = engine.variant_fingerprint(variant)
+            files = {
+                code: PredictionFile(
+                    folder.path / "predictions" / variant / entry.key / f"{code}.parquet",
+                    each, prediction_fingerprint(weights, each, prefix_cache=prefix_cache),
+                    scoring=settings.scoring, calibration=settings.calibration,
+                    metadata={**about, "variant": variant}, process=group.index,
+                )
+                for code, each in prompts.items()
+            }  # fmt: skip
             with track(f"eval {entry.key}, {variant}", total, "items") as advance:
-                for code, each in prompts.items():
-                    weights = engine.variant_fingerprint(variant)
+                for number, (code, each) in enumerate(prompts.items()):
+                    share = {"process": group.index + number, "n_processes": group.count}
                     if isinstance(engine, LoadedModel):
                         batches = partial(
                             score_batches, engine, each, variant, token_budget=settings.token_budget,
@@ -504,12 +513,13 @@ def _evaluate(
                         )  # fmt: skip
                     else:
                         batches = partial(server_batches, engine, each, **share)
-                    predict_to_file(
-                        folder.path / "predictions" / variant / entry.key / f"{code}.parquet",
-                        each, batches, prediction_fingerprint(weights, each, prefix_cache=prefix_cache),
-                        scoring=settings.scoring, calibration=settings.calibration,
-                        metadata={**about, "variant": variant}, process=group.index, wait=group.wait, progress=advance,
-                    )  # fmt: skip
+                    files[code].score(batches, advance)
+                    if group.count == 1:
+                        files[code].finish()
+            group.wait()
+            if group.count > 1 and group.is_first:
+                for file in files.values():
+                    file.finish()
         if not group.is_first:
             continue
         predictions.append(read_predictions(folder.path, entry.key, engine.variants, list(prompts)))

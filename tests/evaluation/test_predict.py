@@ -14,8 +14,8 @@ from glotlift.evaluation import predict as predict_module
 from glotlift.evaluation.journal import Journal, LabelScores
 from glotlift.evaluation.predict import (
     CONTENT_FREE,
+    PredictionFile,
     predict,
-    predict_to_file,
     prediction_fingerprint,
     prepare,
     score_batches,
@@ -96,17 +96,25 @@ def test_scores_that_are_not_finite_are_refused(tiny):
         handle.remove()
 
 
-def _to_file(path, loaded, prompts, variant="base", scoring="sequence", calibration="none", **options):
-    weights = loaded.variant_fingerprint(variant)
-    return predict_to_file(
+def _file(path, loaded, prompts, variant="base", scoring="sequence", calibration="none", process=0):
+    return PredictionFile(
         path,
         prompts,
-        partial(score_batches, loaded, prompts, variant, **{"token_budget": 512, **options}),
-        prediction_fingerprint(weights, prompts),
+        prediction_fingerprint(loaded.variant_fingerprint(variant), prompts),
         scoring=scoring,
         calibration=calibration,
         metadata={"task": "sentiment", "answers": "own"},
+        process=process,
     )
+
+
+def _to_file(path, loaded, prompts, variant="base", scoring="sequence", calibration="none", **options):
+    """Write a prediction file; return whether anything had to be scored."""
+    file = _file(path, loaded, prompts, variant, scoring, calibration)
+    was_scored = file.is_scored
+    file.score(partial(score_batches, loaded, prompts, variant, **{"batch_size": 3, **options}))
+    file.finish()
+    return not was_scored
 
 
 def test_file_is_used_again_only_with_the_same_fingerprint(tiny, tmp_path):
@@ -178,27 +186,17 @@ def test_processes_share_the_batches_and_give_the_same_bytes(tiny, tmp_path, n_p
     """Each process journals its share; the first writes the file when all have."""
     loaded = tiny("llama")
     prompts = _prepare(loaded, "de", 12)
-    _to_file(tmp_path / "one.parquet", loaded, prompts, token_budget=200)
+    _to_file(tmp_path / "one.parquet", loaded, prompts)
     path = tmp_path / "several.parquet"
-    fingerprint = prediction_fingerprint(loaded.variant_fingerprint("base"), prompts)
-    shares = []
-    for process in reversed(range(n_processes)):
+    files = [_file(path, loaded, prompts, process=process) for process in range(n_processes)]
+    for process, file in reversed(list(enumerate(files))):
         share = {"process": process, "n_processes": n_processes}
         counted = []
-        predict_to_file(
-            path,
-            prompts,
-            partial(score_batches, loaded, prompts, "base", token_budget=200, **share),
-            fingerprint,
-            scoring="sequence",
-            calibration="none",
-            metadata={"task": "sentiment", "answers": "own"},
-            process=process,
-            progress=counted.append,
-        )
-        shares.append(sum(counted))
+        file.score(partial(score_batches, loaded, prompts, "base", batch_size=3, **share), counted.append)
+        assert 0 < sum(counted) <= 12
+    assert len(list(tmp_path.iterdir())) == 1 + n_processes
+    files[0].finish()
     assert path.read_bytes() == (tmp_path / "one.parquet").read_bytes()
-    assert all(0 < share <= 12 for share in shares[:-1])
     assert len(list(tmp_path.iterdir())) == 2  # no journal is left
 
 
@@ -210,7 +208,7 @@ class _Killed(BaseException):
 def test_goes_on_behind_the_last_batch_with_the_same_bytes(tiny, tmp_path, monkeypatch, n_done):
     loaded = tiny("llama")
     prompts = _prepare(loaded, "de", 12)
-    _to_file(tmp_path / "whole.parquet", loaded, prompts, token_budget=200)
+    _to_file(tmp_path / "whole.parquet", loaded, prompts)
     path = tmp_path / "stopped.parquet"
     append, written = Journal.append, []
 
@@ -222,7 +220,7 @@ def test_goes_on_behind_the_last_batch_with_the_same_bytes(tiny, tmp_path, monke
 
     monkeypatch.setattr(Journal, "append", killed)
     with pytest.raises(_Killed):
-        _to_file(path, loaded, prompts, token_budget=200)
+        _to_file(path, loaded, prompts)
     monkeypatch.undo()
     for journal in tmp_path.glob(".*.jsonl"):  # and the last line is torn
         journal.write_bytes(journal.read_bytes() + b'{"7": [[0.1')
@@ -231,8 +229,8 @@ def test_goes_on_behind_the_last_batch_with_the_same_bytes(tiny, tmp_path, monke
     monkeypatch.setattr(
         predict_module, "run", lambda *args, batches, **options: ran.extend(batches) or run(*args, batches=batches)
     )
-    _to_file(path, loaded, prompts, token_budget=200)
-    n_batches = len(plan_batches(loaded.model, [*prompts.rows, *prompts.content_free], token_budget=200))
+    _to_file(path, loaded, prompts)
+    n_batches = len(plan_batches(loaded.model, [*prompts.rows, *prompts.content_free], batch_size=3))
     assert n_batches > 4
     assert len(ran) == n_batches - n_done
     assert path.read_bytes() == (tmp_path / "whole.parquet").read_bytes()

@@ -244,7 +244,8 @@ def score_batches(
         prefix_cache: see `predict`.
         done: indexes that are not needed any more; a batch runs unless all of its are done, so that it is the same
             batch as in a run that nothing stopped.
-        process: of `n_processes`, which share the batches evenly.
+        process: of `n_processes`, which take the batches in turns; counted on from language to language, so that no
+            process always begins.
         n_processes: see `process`.
     """
     rows = [*prompts.rows, *prompts.content_free]
@@ -252,7 +253,7 @@ def score_batches(
         planned = plan_batches(loaded.model, rows, token_budget=token_budget, batch_size=batch_size)
     else:
         planned = [[index] for index in range(len(rows))]
-    share = [batch for batch in planned[process::n_processes] if not all(index in (done or ()) for index in batch)]
+    share = [batch for batch in planned[process % n_processes :: n_processes] if not _has(done, batch)]
     if not share:
         return
     with loaded.as_variant(variant) as model:
@@ -263,6 +264,10 @@ def score_batches(
             yield scores
 
 
+def _has(done: Mapping[int, Any] | None, batch: Iterable[int]) -> bool:
+    return all(index in (done or ()) for index in batch)
+
+
 def server_batches(
     server: Server, prompts: Prompts, *, done: Mapping[int, Any] | None = None, process: int = 0, n_processes: int = 1
 ) -> Iterator[dict[int, LabelScores]]:
@@ -271,7 +276,9 @@ def server_batches(
     Raises:
         ModelError: the server cannot be reached, or gives no log-probabilities of the prompt.
     """
-    share = [index for index in range(len(prompts.texts))[process::n_processes] if index not in (done or ())]
+    share = [
+        index for index in range(len(prompts.texts))[process % n_processes :: n_processes] if index not in (done or ())
+    ]
     texts = [prompts.texts[index] for index in share]
     for position, sequence, first_token in score_words(server, texts, prompts.endings):
         scores = {share[position]: LabelScores(tuple(sequence), (), tuple(first_token))}
@@ -383,67 +390,79 @@ def prediction_fingerprint(model_fingerprint: str, prompts: Prompts, *, prefix_c
     return digest(model_fingerprint, asked, gold, prompts.labels, prompts.prefix_sets, prefix_cache)
 
 
-def predict_to_file(
-    path: Path,
-    prompts: Prompts,
-    batches: Callable[..., Iterator[dict[int, LabelScores]]],
-    fingerprint: str,
-    *,
-    scoring: str,
-    calibration: str,
-    metadata: Mapping[str, Any],
-    process: int = 0,
-    wait: Callable[[], None] = lambda: None,
-    progress: Advance | None = None,
-) -> bool:
-    """Write a prediction file unless it is there with the same fingerprint; return whether anything was scored.
+class PredictionFile:
+    """A prediction file that grows batch by batch.
 
-    Every batch goes to the journal first, so a run that is killed goes on behind its last one. With several processes
-    each does its share of the batches, and the first writes the file when all have.
+    Every batch goes to a journal first, so a run that is killed goes on behind its last one. With several processes
+    each does its share of the batches, and the first one writes the file when all have.
 
     Args:
         path: the file.
         prompts: what is scored.
-        batches: called with `done`, the scores that are known already, yields the others, see `score_batches`.
-        fingerprint: see `prediction_fingerprint`.
+        fingerprint: see `prediction_fingerprint`; a file or journal with another one is not used.
         scoring: see `predict`.
         calibration: see `predict`.
         metadata: what else is kept with the file.
         process: number of this process.
-        wait: returns when all processes have called it.
-        progress: called with the number of items done.
     """
-    about = {
-        **metadata,
-        "fingerprint": fingerprint,
-        "task_name": prompts.task,
-        "version": prompts.version,
-        "language": prompts.language,
-        "scoring": scoring,
-        "calibration": calibration,
-        "labels": prompts.labels,
-        "label_words": dict(prompts.words),
-        "num_fewshot": prompts.num_fewshot,
-    }
-    kept = parquet_metadata(path)
-    if kept.get("fingerprint") == fingerprint:
-        _advance(progress, range(len(prompts.items)), prompts)
-        if process == 0 and {key: kept.get(key) for key in about} != about:  # the same scores, decided otherwise
-            frame, kept = read_parquet(path)
-            frame["predicted"], frame["tied"] = decide(
-                frame, prompts.labels, scoring, calibration, kept["content_free"]
-            )
-            write_parquet(path, frame, {**about, "content_free": kept["content_free"]})
-        return False
-    journal = Journal(path, fingerprint, process)
-    done = journal.read()
-    _advance(progress, done, prompts)
-    for found in batches(done=done):
-        journal.append(found)
-        _advance(progress, found.keys() - done.keys(), prompts)
-    wait()
-    if process == 0:
-        frame, free = to_frame(prompts, journal.read(), scoring, calibration)
-        write_parquet(path, frame, {**about, "content_free": free})
-        journal.remove()
-    return True
+
+    def __init__(
+        self,
+        path: Path,
+        prompts: Prompts,
+        fingerprint: str,
+        *,
+        scoring: str,
+        calibration: str,
+        metadata: Mapping[str, Any],
+        process: int = 0,
+    ) -> None:
+        self._path, self._prompts, self._scoring, self._calibration = path, prompts, scoring, calibration
+        self._journal = Journal(path, fingerprint, process)
+        self._about = {
+            **metadata,
+            "fingerprint": fingerprint,
+            "task_name": prompts.task,
+            "version": prompts.version,
+            "language": prompts.language,
+            "scoring": scoring,
+            "calibration": calibration,
+            "labels": prompts.labels,
+            "label_words": dict(prompts.words),
+            "num_fewshot": prompts.num_fewshot,
+        }
+        self._kept = parquet_metadata(path)
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether the file has all scores, however it decides between them."""
+        return self._kept.get("fingerprint") == self._about["fingerprint"]
+
+    def score(self, batches: Callable[..., Iterator[dict[int, LabelScores]]], progress: Advance | None = None) -> None:
+        """Compute the scores that are missing, or this process's share of them, into the journal.
+
+        Args:
+            batches: called with `done`, the scores that are known already, yields the others, see `score_batches`.
+            progress: called with the number of items done.
+        """
+        if self.is_scored:
+            _advance(progress, range(len(self._prompts.items)), self._prompts)
+            return
+        done = self._journal.read()
+        _advance(progress, done, self._prompts)
+        for found in batches(done=done):
+            self._journal.append(found)
+            _advance(progress, found.keys() - done.keys(), self._prompts)
+
+    def finish(self) -> None:
+        """Write the file from the journals of all processes; or decide anew where its scores were kept."""
+        if not self.is_scored:
+            frame, free = to_frame(self._prompts, self._journal.read(), self._scoring, self._calibration)
+            write_parquet(self._path, frame, {**self._about, "content_free": free})
+            self._journal.remove()
+        elif {key: self._kept.get(key) for key in self._about} != self._about:
+            frame, kept = read_parquet(self._path)
+            free = kept["content_free"]
+            decided = decide(frame, self._prompts.labels, self._scoring, self._calibration, free)
+            frame["predicted"], frame["tied"] = decided
+            write_parquet(self._path, frame, {**self._about, "content_free": free})

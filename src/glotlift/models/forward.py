@@ -21,13 +21,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from glotlift.errors import ModelError
 from glotlift.models.labels import LabelTrie
@@ -35,10 +36,13 @@ from glotlift.models.labels import LabelTrie
 log = logging.getLogger("glotlift")
 
 TOKEN_BUDGET = 1024
-"""Tokens of a batch, padding and trie nodes included; near the best for two CPU cores (benchmarks/evaluate.py)."""
+"""Tokens that run through the blocks together, trie nodes included; see benchmarks/evaluate.py for others."""
 
 _LOGITS_BUDGET = 32 * 2**20
 """Logits of a batch: asked positions x vocabulary (128 MiB in fp32)."""
+
+_PARTS = 8
+"""Parts of `token_budget` tokens that a batch may have; more would lose too much when a run is killed."""
 
 
 @dataclass(frozen=True)
@@ -140,15 +144,10 @@ def run(
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as fault:
             raise _too_long(length) if _is_out_of_memory(fault) else fault from None
         waiting = [list(batch) for batch in reversed(batches)]
-        most = max(map(len, waiting), default=0)
         while waiting:
             indexes = waiting.pop()
-            if len(indexes) > most:
-                waiting += [indexes[most:], indexes[:most]]
-                continue
             try:
-                batch_rows = [rows[index] for index in indexes]
-                batch = _run_batch(model, prefix, indexes, batch_rows, device, last_states, pooled_states)
+                batch = _run_batch(model, prefix, indexes, rows, device, token_budget, last_states, pooled_states)
             except (torch.OutOfMemoryError, RuntimeError, MemoryError) as fault:
                 if not _is_out_of_memory(fault):
                     raise
@@ -160,18 +159,21 @@ def run(
                 raise _too_long(len(rows[indexes[0]].prompt))
             if device.type == "cuda":
                 torch.cuda.empty_cache()
-            most = (len(indexes) + 1) // 2
-            waiting.append(indexes)
-            log.warning("out of memory with %d items a batch, going on with %d", len(indexes), most)
+            half = (len(indexes) + 1) // 2
+            waiting = [part for each in waiting for part in (each[half:], each[:half]) if part]
+            waiting += [indexes[half:], indexes[:half]]
+            token_budget = max(token_budget // 2, 1)
+            log.warning("out of memory with %d items a batch, going on with %d", len(indexes), half)
 
 
 def plan_batches(
     model: nn.Module, rows: Sequence[Row], *, token_budget: int = TOKEN_BUDGET, batch_size: int | None = None
 ) -> list[list[int]]:
-    """Return which rows run together: rows of like length, the shortest first, padding within the budgets.
+    """Return which rows run together: rows of like length, the shortest first, within the budgets.
 
-    The plan depends on the rows' tokens, not on their order, so each row meets the same others however a run is
-    ordered, split over processes or continued.
+    Through the blocks a batch runs in parts of `token_budget` tokens, through the head at once. The plan depends on the
+    rows' tokens, not on their order, so each row meets the same others however a run is ordered, split over processes
+    or continued.
 
     Args:
         model: see `run`.
@@ -353,7 +355,7 @@ def _batches(
     tokens = positions = 0
     for index in sorted(range(len(rows)), key=lambda i: (lengths[i], rows[i].prompt)):
         asked = 2 + rows[index].n_nodes
-        full = tokens + lengths[index] > token_budget or positions + asked > position_budget
+        full = tokens + lengths[index] > _PARTS * token_budget or positions + asked > position_budget
         if batch and (full or len(batch) == batch_size):
             yield batch
             batch, tokens, positions = [], 0, 0
@@ -414,17 +416,64 @@ def _run_batch(
     model: nn.Module,
     prefix: Prefix,
     indexes: list[int],
-    rows: list[Row],
+    rows: Sequence[Row],
     device: torch.device,
+    token_budget: int,
     want_last: bool,
     want_pooled: bool,
 ) -> Batch:
+    """Run rows through the blocks in parts of `token_budget` tokens, and what is asked of all through the head."""
+    asked: list[Tensor] = []
+    tapped: list[Tensor] = []
+    prompt_end: list[int] = []
+    nodes: list[list[int]] = []
+    for part in _parts([_length(rows[index], prefix.length) for index in indexes], token_budget):
+        part_rows = [rows[indexes[k]] for k in part]
+        before = sum(len(each) for each in asked)
+        states, ends, part_nodes, taps = _run_part(model, prefix, part_rows, device, want_last, want_pooled)
+        asked.append(states)
+        prompt_end += [before + position for position in ends]
+        nodes += [[before + position for position in each] for each in part_nodes]
+        if taps is not None:
+            tapped.append(taps)
+    taps = torch.cat(tapped) if tapped else None
+    return Batch(
+        indexes,
+        head_logits(model, torch.cat(asked)),
+        prompt_end,
+        nodes,
+        taps[:, 0] if taps is not None and want_last else None,
+        _pool(taps[:, -1], prefix, [rows[index] for index in indexes]) if taps is not None and want_pooled else None,
+    )
+
+
+def _parts(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    part: list[int] = []
+    tokens = 0
+    for k, length in enumerate(lengths):
+        if part and tokens + length > token_budget:
+            yield part
+            part, tokens = [], 0
+        part.append(k)
+        tokens += length
+    yield part
+
+
+def _run_part(
+    model: nn.Module, prefix: Prefix, rows: list[Row], device: torch.device, want_last: bool, want_pooled: bool
+) -> tuple[Tensor, list[int], list[list[int]], Tensor | None]:
+    """Run rows through the blocks.
+
+    Returns:
+        The final states that are asked for, *shape* (positions, hidden); where each row finds the end of its prompt and
+        its trie nodes among them; and, with taps, *shape* (rows, 1 or 2, layers + 1, hidden).
+    """
     lanes = _lanes([_length(row, prefix.length) for row in rows], prefix.length)
     ids, positions, allowed = _pack(rows, prefix.length, lanes)
     asked_lanes, asked_columns, prompt_end, nodes = _asked(rows, prefix.length, lanes)
     keys = [(k.expand(lanes.count, -1, -1, -1), v.expand(lanes.count, -1, -1, -1)) for k, v in prefix.layers]
-    own_lanes = torch.tensor(lanes.lane, device=device)
-    last_columns = torch.tensor(asked_columns, device=device)[prompt_end]
+    columns = torch.tensor(asked_columns, device=device)
+    own_lanes, last_columns = torch.tensor(lanes.lane, device=device), columns[prompt_end]
     weights = _span_weights(rows, prefix.length, lanes).to(device)
     states: list[Tensor] = []
 
@@ -438,28 +487,40 @@ def _run_batch(
         return torch.stack(parts, 1)
 
     positions = positions.to(device)
-    masks = _masks(model, allowed.to(device), positions)
-    tapped = want_last or want_pooled
-    with (
-        head_positions(model, torch.tensor(asked_lanes, device=device), torch.tensor(asked_columns, device=device)),
-        block_outputs(model, states, reduce if tapped else _nothing),
-    ):
-        logits = model(
+    is_tapped = want_last or want_pooled
+    with block_outputs(model, states, reduce) if is_tapped else nullcontext():
+        final = base_model(model).base_model(
             input_ids=ids.to(device),
-            attention_mask=masks,
+            attention_mask=_masks(model, allowed.to(device), positions),
             position_ids=positions,
             past_key_values=DynamicCache(keys) if keys else None,
             use_cache=bool(keys),
-        ).logits[0]
-    tapped_states = torch.stack(states, 2).cpu() if tapped else None
-    return Batch(
-        indexes,
-        logits,
-        prompt_end,
-        nodes,
-        tapped_states[:, 0] if tapped_states is not None and want_last else None,
-        _pool(tapped_states[:, -1], prefix, rows) if tapped_states is not None and want_pooled else None,
-    )
+        )[0]
+    asked = final[torch.tensor(asked_lanes, device=device), columns]
+    return asked, prompt_end, nodes, torch.stack(states, 2).cpu() if is_tapped else None
+
+
+def head_logits(model: nn.Module, states: Tensor) -> Tensor:
+    """Return the model's own logits of final states, whatever it does behind its head (soft-cap, scaling).
+
+    Args:
+        model: the model; its blocks do not run.
+        states: after the final norm. *Shape:* (positions, hidden).
+
+    Returns:
+        *Shape:* (positions, vocabulary).
+    """
+    whole = base_model(model)
+    decoder = whole.base_model
+    output = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states[None])  # pyright: ignore
+    own = vars(decoder).get("forward")  # accelerate puts one there when it spreads a model over devices
+    decoder.forward = lambda *_arguments, **_options: output
+    try:
+        return whole(input_ids=torch.zeros(1, len(states), dtype=torch.long, device=states.device)).logits[0]
+    finally:
+        del decoder.forward
+        if own is not None:
+            decoder.forward = own
 
 
 def _pack(rows: list[Row], prefix: int, lanes: Lanes) -> tuple[Tensor, Tensor, Tensor]:
