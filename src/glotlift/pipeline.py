@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,9 @@ def evaluate(
     token_budget: int = 1024,
     batch_size: int | str = "auto",
     prefix_cache: bool = True,
+    num_concurrent: int = 8,
+    max_retries: int = 5,
+    requests_per_second: float | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Evaluate a model by constrained decoding; with an adapter, base and tuned in one load.
@@ -136,6 +140,9 @@ def evaluate(
         token_budget: tokens of a batch.
         batch_size: items of a batch; `auto` for as many as the budget allows.
         prefix_cache: False runs every prompt whole and alone.
+        num_concurrent: of a server: requests under way at most.
+        max_retries: of a server: further attempts after a request that failed.
+        requests_per_second: of a server: at most so many; None for no limit.
         seed: of the bootstraps, and the first of the demonstration draws.
 
     Returns:
@@ -173,9 +180,10 @@ def evaluate(
     settings = validate(EvalRecipe, content, "evaluate", RecipeError)
     test_sets = _read_test_sets(settings)
     folder = RunFolder(Path(output_path))
-    loaded = _engine(model, adapter, dtype, device, scoring, apply_chat_template)
+    limits = {"concurrency": num_concurrent, "retries": max_retries, "rate": requests_per_second}
+    engine = _engine(model, adapter, dtype, device, scoring, apply_chat_template, limits)
     return _evaluate(
-        loaded, settings, test_sets, folder, Path(adapter) if adapter else None, seed, prefix_cache, log_samples
+        engine, settings, test_sets, folder, Path(adapter) if adapter else None, seed, prefix_cache, log_samples
     )
 
 
@@ -193,7 +201,9 @@ def _entry_name(task: str, answers: str | None, draw: int | None) -> str | None:
     return ".".join(part for part in parts if part)
 
 
-def _engine(model: str, adapter: str | None, dtype: str, device: str, scoring: str, chat: bool) -> Any:
+def _engine(
+    model: str, adapter: str | None, dtype: str, device: str, scoring: str, chat: bool, limits: Mapping[str, Any]
+) -> Any:
     """Return a loaded model, or the server that `openai:URL#name` stands for."""
     from glotlift.models.load import load_model
     from glotlift.models.server import connect, is_server, parse_server
@@ -205,7 +215,7 @@ def _engine(model: str, adapter: str | None, dtype: str, device: str, scoring: s
             raise ModelError(f"got {option} with the server {model!r}, expected it for a local model only")
     if scoring == "prefix-mass":
         raise ModelError(f"got scoring 'prefix-mass' with the server {model!r}, expected sequence or first-token")
-    return connect(parse_server(model))
+    return connect(replace(parse_server(model), **limits))
 
 
 def export_tasks(

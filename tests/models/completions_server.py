@@ -2,14 +2,16 @@
 
     python completions_server.py FOLDER [--name tiny] [--fail-first N] [--no-echo] ...
 
-prints its URL when it is ready. `PUT /switches` with a JSON object sets switches anew (unnamed ones to their defaults)
-and clears the counts; `GET /stats` tells them: {"requests": completions asked for, "most_at_once": ...}.
+prints its URL when it is ready. `GET /stats` tells its counts: {"requests": completions asked, "most_at_once": ...}.
+`PUT /x/switches` with a JSON object makes it answer under `/x/v1` too, with these switches and counts of its own in
+`/x/stats`: what is still under way under another address does not show there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import threading
 import time
@@ -27,7 +29,7 @@ SWITCHES = {
     "silent": (bool, False, "generate nothing, as llama-cpp-python does at the end of a sequence"),
     "style": (str, "vllm", "vllm, llama-cpp, or shifted (llama-cpp-python, no beginning-of-sequence token)"),
     "delay": (float, 0.0, "seconds a completion takes at least"),
-    "delay_after": (int, 0, "that many without delay"),
+    "delay_only": (str, "", "only where this is in the text"),
     "key": (str, "", "refuse requests without this key, and tell the header that came"),
 }
 
@@ -44,15 +46,15 @@ class State:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.lock = threading.Lock()
-        self.switch(switches)
+        self.addresses: dict[str, SimpleNamespace] = {}
+        self.switch("", switches)
 
-    def switch(self, given: dict) -> None:
-        with self.lock:
-            self.on = SimpleNamespace(**{name: given.get(name, default) for name, (_, default, _) in SWITCHES.items()})
-            self.requests = self.under_way = self.most = 0
+    def switch(self, address: str, given: dict) -> None:
+        switches = {name: given.get(name, default) for name, (_, default, _) in SWITCHES.items()}
+        self.addresses[address] = SimpleNamespace(**switches, requests=0, under_way=0, most_at_once=0)
 
-    def complete(self, body: dict) -> dict:
-        torch, on = self.torch, self.on
+    def complete(self, body: dict, on: SimpleNamespace) -> dict:
+        torch = self.torch
         text = body["prompt"]
         encoded = self.tokenizer(text, return_offsets_mapping=True)
         ids, offsets = encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]]
@@ -108,44 +110,49 @@ class Handler(BaseHTTPRequestHandler):
     def body(self) -> dict:
         return json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "{}")
 
-    def refused(self) -> bool:
+    def target(self) -> tuple[SimpleNamespace | None, str]:
+        """Return the switches of the address asked, and what is asked of it."""
+        found = re.fullmatch(r"/?(.*?)/(v1/models|v1/completions|stats|switches)", self.path)
+        return (self.state.addresses.get(found[1]), found[2]) if found else (None, "")
+
+    def refused(self, on: SimpleNamespace) -> bool:
         came = self.headers.get("Authorization", "")
-        if not self.state.on.key or came == f"Bearer {self.state.on.key}":
+        if not on.key or came == f"Bearer {on.key}":
             return False
         self.answer(401, {"error": {"message": f"Incorrect API key provided: {came}\nsecond line"}})
         return True
 
     def do_PUT(self):
-        self.state.switch(self.body())
+        self.state.switch(self.path.removesuffix("/switches").removeprefix("/"), self.body())
         self.answer(200, {})
 
     def do_GET(self):
-        state = self.state
-        if self.path == "/stats":
-            self.answer(200, {"requests": state.requests, "most_at_once": state.most})
-        elif self.path != "/v1/models":
+        on, asked = self.target()
+        if on is None or asked not in ("stats", "v1/models"):
             self.answer(404, {"detail": "Not Found"})
-        elif not self.refused():
-            card = {"id": state.name, "object": "model", "created": time.time_ns(), "root": state.folder}
+        elif asked == "stats":
+            self.answer(200, {"requests": on.requests, "most_at_once": on.most_at_once})
+        elif not self.refused(on):
+            card = {"id": self.state.name, "object": "model", "created": time.time_ns(), "root": self.state.folder}
             self.answer(200, {"object": "list", "data": [{**card, "max_model_len": 1024}]})
 
     def do_POST(self):
-        state, body = self.state, self.body()
-        if self.path != "/v1/completions":
+        state, body, (on, asked) = self.state, self.body(), self.target()
+        if on is None or asked != "v1/completions":
             return self.answer(404, {"detail": "Not Found"})
-        if self.refused():
+        if self.refused(on):
             return None
         with state.lock:
-            state.requests += 1
-            state.under_way += 1
-            state.most = max(state.most, state.under_way)
-            on, number = state.on, state.requests
+            on.requests += 1
+            on.under_way += 1
+            on.most_at_once = max(on.most_at_once, on.under_way)
+            number = on.requests
         try:
-            time.sleep(on.delay if number > on.delay_after else 0)
-            result = state.complete(body) if number > on.fail_first else None
+            time.sleep(on.delay if on.delay_only in body["prompt"] else 0)
+            result = state.complete(body, on) if number > on.fail_first else None
         finally:
             with state.lock:
-                state.under_way -= 1
+                on.under_way -= 1
         if result is not None:
             return self.answer(200, result)
         headers = {"Retry-After": on.retry_after} if on.retry_after else {}

@@ -16,7 +16,7 @@ import math
 import os
 import random
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -323,23 +323,29 @@ def _session(server: Server) -> Iterator[_Ask]:
     thread = Thread(target=loop.run_forever, name="glotlift-requests", daemon=True)
     thread.start()
 
-    def submit(work: Coroutine[Any, Any, Any]) -> Future[Any]:
-        return asyncio.run_coroutine_threadsafe(work, loop)
+    under_way: set[Future[Any]] = set()
+
+    def ask(method: str, path: str, body: dict[str, Any] | None) -> Future[Any]:
+        work = _ask(client, server, pace, key, method, path, body)
+        future = asyncio.run_coroutine_threadsafe(work, loop)
+        under_way.add(future)
+        future.add_done_callback(under_way.discard)
+        return future
 
     try:
-        yield lambda method, path, body: submit(_ask(client, server, pace, key, method, path, body))
+        yield ask
     finally:
-        submit(_close(client)).result()
+        for future in list(under_way):
+            future.cancel()
+        asyncio.run_coroutine_threadsafe(_close(client), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
 
 
 async def _close(client: Any) -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    # tasks of the client's own are left to it: cancelled from outside before they began, they would warn
+    await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
     await client.aclose()
 
 
@@ -368,6 +374,8 @@ async def _ask(
         await pace.turn()
         try:
             answer = await client.request(method, server.url + path, json=body)
+        except httpx.TimeoutException:
+            trouble = f"no answer within {server.timeout:g} s"
         except httpx.TransportError as fault:
             trouble = f"no answer ({_clean(str(fault), key) or type(fault).__name__})"
         except (httpx.HTTPError, httpx.InvalidURL) as fault:
