@@ -4,13 +4,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types bench wheel clean
+.PHONY: demo test test-lm-eval lint types bench-evaluate wheel clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/bench-installed: $(VENV)/installed requirements-bench.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.lock -c requirements.lock
 	touch $@
 
 demo: $(VENV)/installed   ## tune, evaluate, explain and report on a real small model
@@ -26,8 +30,11 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/basedpyright
 
-bench: $(VENV)/installed  ## cached forward pass against the plain loop
-	$(BIN)/python benchmarks/evaluate.py
+test-lm-eval: $(VENV)/bench-installed  ## exported tasks and scores against lm-evaluation-harness itself
+	$(BIN)/python -m pytest tests/test_lm_eval.py tests/evaluation/test_scores.py
+
+bench-evaluate: $(VENV)/bench-installed  ## against the plain loop and lm-evaluation-harness; BENCH=--quick for a minute
+	$(BIN)/python benchmarks/evaluate.py $(BENCH)
 
 wheel: $(VENV)/installed
 	rm -rf dist
