@@ -137,6 +137,11 @@ def evaluate(
     batch_size: Annotated[str, typer.Option("--batch-size", help="Items of a batch, or `auto`.")] = "auto",
     token_budget: Annotated[int, typer.Option("--token-budget", min=1, help="Tokens of a batch.")] = 1024,
     prefix_cache: Annotated[bool, typer.Option(help="Run what all prompts share once.")] = True,
+    num_concurrent: Annotated[int, typer.Option("--num-concurrent", min=1, help="Of a server: requests at once.")] = 8,
+    max_retries: Annotated[int, typer.Option("--max-retries", min=0, help="Of a server: further attempts.")] = 5,
+    requests_per_second: Annotated[
+        float | None, typer.Option("--requests-per-second", help="Of a server: at most so many.")
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Evaluate a model by constrained decoding; with --adapter, base and tuned in one load."""
@@ -157,7 +162,8 @@ def evaluate(
         closing_quote=closing_quote, apply_chat_template=apply_chat_template, limit=limit, num_fewshot=num_fewshot,
         demo_seeds=demo_seeds, output_path=output_path, log_samples=log_samples, dtype=dtype, device=device,
         batch_size=batch_size if batch_size == "auto" else int(batch_size), token_budget=token_budget,
-        prefix_cache=prefix_cache, seed=seed,
+        prefix_cache=prefix_cache, num_concurrent=num_concurrent, max_retries=max_retries,
+        requests_per_second=requests_per_second, seed=seed,
     )  # fmt: skip
     if scores:  # the first of several processes prints
         _print_tables(scores)
@@ -171,19 +177,13 @@ def compare(
     seed: Seed = 0,
 ) -> None:
     """Compare two evaluations of the same items with paired statistics."""
-    from rich.table import Table
-
     from glotlift.pipeline import compare as compare_folders
+    from glotlift.reporting.terminal import change_table
 
-    table = Table("language", "n", "A", "B", "change", "95 % interval", "McNemar p", "p (Holm)")
-    for change in compare_folders(a, b, seed=seed).values():
-        p_values = ["" if change[key] is None else f"{change[key]:.3g}" for key in ("p", "p_holm")]
-        interval = f"{change['low'] * 100:+.1f} to {change['high'] * 100:+.1f}"
-        accuracies = [f"{change[key]:.1%}" for key in ("a", "b")]
-        table.add_row(
-            change["name"], str(change["n"]), *accuracies, f"{change['change'] * 100:+.1f}", interval, *p_values
-        )
-    _console().print(table)
+    console = _console()
+    console.print(change_table(compare_folders(a, b, seed=seed)))
+    legend = "change in points, in colour where clear of zero; groups: means over as many languages as in brackets"
+    console.print(f"A: {a}; B: {b}; {legend}.", markup=False, highlight=False)
 
 
 @app.command()
@@ -320,12 +320,24 @@ def _finish(folder: Path) -> None:
 
 
 def _print_tables(scores: dict) -> None:
-    from glotlift.reporting.table import result_table
+    from glotlift.reporting.across import grids, spreads
+    from glotlift.reporting.terminal import grid_table, result_table, spread_table
 
     console = _console()
-    for key, entry in scores.get("glotlift", {}).get("tasks", {}).items():
-        console.print(result_table(scores, key))
-        console.print(entry["sentence"], "\n")
+    extras = scores.get("glotlift", {})
+    for key, entry in extras.get("tasks", {}).items():
+        found = [result_table(scores, key), entry["sentence"], entry.get("parts_sentence", "")]
+        _print_paragraphs(console, found)
+    for grid in grids(extras):
+        _print_paragraphs(console, [grid_table(grid), grid.sentence])
+    for spread in spreads(extras):
+        _print_paragraphs(console, [spread_table(spread), spread.sentence])
+
+
+def _print_paragraphs(console: Any, paragraphs: list[Any]) -> None:
+    for paragraph in filter(None, paragraphs):
+        console.print(paragraph, markup=False, highlight=False)
+    console.print()
 
 
 def _console() -> Any:

@@ -6,10 +6,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from glotlift.data.read import paper_file, path_of, read_items, read_table
+from glotlift.data.read import Table, gold_column, paper_file, path_of, read_items, read_table, read_tables
 from glotlift.errors import DataError
 from glotlift.languages import LANGUAGES
 from glotlift.tasks.load import load_task
+from glotlift.tasks.task import TaskData
+from tests.tasks.test_task import build, definition
 
 ROWS = [
     {"id": "a", "text": "Great, really.", "label": "positive"},
@@ -101,6 +103,120 @@ def test_one_file_for_several_languages_is_refused(tmp_path, sentiment):
         read_items(sentiment, str(path), ("en", "de"))
     with pytest.raises(DataError, match=r"nowhere: no such file or folder, expected"):
         path_of(str(tmp_path / "nowhere"), "en", ("en", "de"))
+
+
+# --- what the task file says
+
+
+def with_data(task, **data):
+    return task.model_copy(update={"data": TaskData(**data)})
+
+
+def test_rows_gold_and_columns_of_the_task_file(tmp_path, sentiment):
+    rows = [{"review": "Fine.", "verdict": "positive", "label": "negative", "text": "Other."}]
+    source = str(write_jsonl(tmp_path / "rows.jsonl", rows))
+    task = with_data(sentiment, source=source, gold="verdict", columns={"text": "review"})
+    item = read_items(task, None, ("en",))["en"][0]
+    assert (dict(item.fields), item.gold) == ({"text": "Fine."}, "positive")
+    told = read_items(task, None, ("en",), gold="label", columns={"text": "text"})["en"][0]
+    assert (dict(told.fields), told.gold) == ({"text": "Other."}, "negative")  # a recipe wins over the task file
+    other = str(write_jsonl(tmp_path / "other.jsonl", [{"review": "Bad.", "verdict": "negative"}]))
+    assert read_items(task, other, ("en",))["en"][0].gold == "negative"
+
+
+def test_without_a_source_a_task_has_its_sample(sentiment):
+    assert len(read_items(sentiment, None, ("de",))["de"]) == len(read_items(sentiment, "sample", ("de",))["de"]) > 1
+
+
+MIXED = [
+    {"lang": "de", "text": "Gut.", "label": "positive"},
+    {"lang": "en", "text": "Good.", "label": "positive"},
+    {"lang": "de", "text": "Schlecht.", "label": "negative"},
+    {"lang": "sw", "text": "Nzuri.", "label": "positive"},
+]
+
+
+def test_one_file_for_all_languages(tmp_path, sentiment):
+    source = str(write_jsonl(tmp_path / "rows.jsonl", MIXED))
+    task = with_data(sentiment, source=source, language_column="lang")
+    items = read_items(task, None, ("en", "de"))
+    texts = {code: [item.fields["text"] for item in rows] for code, rows in items.items()}
+    assert texts == {"en": ["Good."], "de": ["Gut.", "Schlecht."]}
+    assert [item.id for item in items["de"]] == ["0", "1"]
+    assert read_items(task, source, ("sw",))["sw"][0].gold == "positive"
+    with pytest.raises(DataError, match=r"rows\.jsonl: no rows in fr, th; column 'lang' has: de en sw"):
+        read_items(task, None, ("de", "fr", "th"))
+    with pytest.raises(DataError, match=r"rows\.jsonl: one file for 2 languages, expected `\{lang\}` in the path"):
+        read_items(sentiment, source, ("en", "de"))  # which column, only the task file says
+
+
+def test_a_fault_in_one_file_for_all_languages_names_the_language(tmp_path, sentiment):
+    source = str(write_jsonl(tmp_path / "rows.jsonl", [*MIXED[:2], {**MIXED[2], "label": "meh"}]))
+    task = with_data(sentiment, source=source, language_column="lang")
+    with pytest.raises(DataError, match=r"rows\.jsonl \(lang de\), row 2: unknown label 'meh'"):
+        read_items(task, None, ("de",))
+    write_jsonl(tmp_path / "rows.jsonl", [*MIXED, {"text": "x", "label": "positive"}])
+    with pytest.raises(DataError, match=r"rows\.jsonl, row 5: no column 'lang'; it has: text, label"):
+        read_items(task, None, ("de",))
+
+
+def test_one_hub_data_set_for_all_languages(monkeypatch, sentiment):
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def load_dataset(name, config, split):
+        asked.append((name, config, split))
+        return datasets.Dataset.from_list(MIXED)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    task = with_data(sentiment, source="hub:owner/reviews", language_column="lang")
+    items = read_items(task, None, ("en", "de"))
+    assert asked == [("owner/reviews", None, "test")]  # once for all languages
+    assert [item.gold for item in items["de"]] == ["positive", "negative"]
+
+
+def test_label_ids_may_be_numbers_in_the_rows(tmp_path):
+    task = build(
+        definition(
+            labels=["0", "1"],
+            answer_sets={},
+            languages={"en": {"template": "{text} is", "answer_sets": {"own": {"0": "poor", "1": "fine"}}}},
+        )
+    )
+    rows = [{"text": "a", "label": 1}, {"text": "b", "label": "0"}, {"text": "c", "label": "fine"}]
+    items = read_items(task, str(write_jsonl(tmp_path / "rows.jsonl", rows)), ("en",))["en"]
+    assert [item.gold for item in items] == ["1", "0", "1"]
+    pd.DataFrame({"text": ["a", "b"], "label": [1, 0]}).to_parquet(tmp_path / "rows.parquet")
+    items = read_items(task, str(tmp_path / "rows.parquet"), ("en",))["en"]
+    assert [item.gold for item in items] == ["1", "0"]
+    for value in (True, 1.0, None):
+        path = write_jsonl(tmp_path / "rows.jsonl", [{"text": "a", "label": value}])
+        with pytest.raises(DataError, match=f"row 1: 'label' is {value}, expected text"):
+            read_items(task, str(path), ("en",))
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"text": "a", "label": 2}])
+    with pytest.raises(DataError, match="row 1: unknown label '2'; expected one of: 0, 1, poor, fine"):
+        read_items(task, str(path), ("en",))
+
+
+def test_tables_are_read_as_they_are(tmp_path, sentiment):
+    """Without a look at fields and gold, so that a check can name all their faults."""
+    path = write_jsonl(tmp_path / "rows_en.jsonl", [{"txt": None}, {"label": 3}])
+    tables = read_tables(sentiment, str(tmp_path / "rows_{lang}.jsonl"), ("en",))
+    assert {code: (table.source, table.rows) for code, table in tables.items()} == {
+        "en": (str(path), [{"txt": None}, {"label": 3}])
+    }
+    with pytest.raises(DataError, match=r"rows_de\.jsonl: no such file"):
+        read_tables(sentiment, str(tmp_path / "rows_{lang}.jsonl"), ("en", "de"))
+
+
+def test_the_gold_column(tmp_path):
+    table = Table("rows.csv", [{"text": "a", "gold": "x", "answer": "y"}])
+    assert gold_column(table, None) == "answer"  # in the order of `GOLD_COLUMNS`
+    assert gold_column(table, "text") == "text"
+    with pytest.raises(
+        DataError, match=r"rows\.csv, row 1: no gold column; it has text, gold, answer, expected verdict"
+    ):
+        gold_column(table, "verdict")
 
 
 FAULTS = {

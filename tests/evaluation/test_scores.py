@@ -1,13 +1,17 @@
 """scores.json: lm-eval's schema, the groups, and a sentence that claims no more than the intervals do."""
 
+import dataclasses
 import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from glotlift.evaluation.compare import Change
-from glotlift.evaluation.scores import Predictions, build_scores, change_sentence, read_predictions
+from glotlift.errors import DataError
+from glotlift.evaluation.compare import Change, consistency, group_mean, holm
+from glotlift.evaluation.gain import gain_parts
+from glotlift.evaluation.scores import MEASURES, Predictions, build_scores, change_sentence, read_predictions
 from glotlift.runs import write_json, write_parquet
 from tests.evaluation.test_metrics import frame
 
@@ -138,8 +142,6 @@ def test_what_each_language_and_the_means_hold():
 def test_items_must_be_the_same_in_base_and_tuned():
     given = predictions((1, 0), (1, 0))
     given.frames["tuned"]["sw"].loc[3, "gold"] = "no" if GOLD[3] == "yes" else "yes"
-    from glotlift.errors import DataError
-
     with pytest.raises(DataError, match="mood, sw: item '3' has two gold labels"):
         build(given)
 
@@ -233,3 +235,396 @@ def test_prediction_files_are_read_from_the_run_folder(tmp_path):
     found = build(back, seen=["de"])
     assert found == build(given, seen=["de"])
     write_json(tmp_path / "scores.json", found)
+
+
+# --- every measure is compared
+
+
+FREE = [{"sequence": [-1.0, -2.0], "prefix_mass": [0.3, 0.1], "first_token": [-0.5, -1.0]}] * 3
+
+
+def with_free(given: Predictions, codes=None) -> Predictions:
+    """Return predictions whose files have content-free inputs, in some languages."""
+    free = {v: {c: FREE if codes is None or c in codes else None for c in given.languages} for v in given.frames}
+    return dataclasses.replace(given, content_free=free)
+
+
+def task_of(*sets: Predictions, **options) -> dict:
+    """Return what scores.json holds of the first test set."""
+    return build(*sets, **options)["glotlift"]["tasks"][sets[0].key]
+
+
+def about(given: Predictions, key: str | None = None, **metadata) -> Predictions:
+    return dataclasses.replace(given, key=key or given.key, metadata={**given.metadata, **metadata})
+
+
+GROUPS = {
+    "raw": "groups",
+    "calibrated": "calibrated_groups",
+    "contextual": "contextual_groups",
+    "auroc": "auroc_groups",
+    "ece": "ece_groups",
+}
+
+
+def test_each_measure_has_a_change_a_p_value_and_groups():
+    task = task_of(with_free(predictions((0.5, 1), (1, 0))), seen=["de", "zh"])
+    languages = task["languages"]
+    by_measure = {
+        "raw": "accuracy_raw",
+        "calibrated": "accuracy_calibrated",
+        "contextual": "accuracy_contextual",
+        "auroc": "auroc",
+        "ece": "ece",
+    }
+    assert tuple(by_measure) == MEASURES
+    for measure, name in by_measure.items():
+        for code, entry in languages.items():
+            change = entry["changes"][measure]
+            assert (change["name"], change["n"]) == (code, N)
+            assert change["a"] == pytest.approx(entry["base"][name]), measure
+            assert change["b"] == pytest.approx(entry["tuned"][name]), measure
+            assert change["change"] == pytest.approx(change["b"] - change["a"])
+            assert change["low"] <= change["high"]
+            assert 0 < change["p"] <= change["p_holm"] <= 1
+        corrected = [entry["changes"][measure]["p_holm"] for entry in languages.values()]
+        assert corrected == holm([entry["changes"][measure]["p"] for entry in languages.values()])
+        groups = task[GROUPS[measure]]
+        assert list(groups) == ["all", "seen", "unseen"]
+        assert groups["unseen"]["change"] == pytest.approx(
+            np.mean([languages[code]["changes"][measure]["change"] for code in ("sw", "th")])
+        )
+        assert groups["all"]["p"] is None
+        assert task["means"]["tuned"][name] == pytest.approx(groups["all"]["b"])
+    for entry in languages.values():
+        assert entry["change"] == entry["changes"]["raw"]
+
+
+def test_contextual_needs_content_free_inputs_in_every_file():
+    given = predictions((0.5, 1), (1, 0), "de sw")
+    for some in (given, with_free(given, ["de"])):
+        task = task_of(some)
+        assert task["contextual_groups"] == {}
+        assert all("contextual" not in entry["changes"] for entry in task["languages"].values())
+        assert task["means"]["base"]["accuracy_contextual"] is None
+    assert task["languages"]["de"]["base"]["accuracy_contextual"] is not None
+    assert task["languages"]["sw"]["base"]["accuracy_contextual"] is None
+
+
+def test_what_decides_is_kept_and_raw_stays_raw():
+    """A file that decides by batch calibration: `accuracy` is calibrated, the change under `raw` is not."""
+    given = about(predictions((1, 4), (1, 0), "de sw"), calibration="batch")
+    frames = {v: {c: given.decided(v, c, "batch") for c in given.languages} for v in given.frames}
+    task = task_of(dataclasses.replace(given, frames=frames))
+    assert task["calibration"] == "batch"
+    for entry in task["languages"].values():
+        for variant in ("base", "tuned"):
+            assert entry[variant]["accuracy"] == entry[variant]["accuracy_calibrated"]
+        assert entry["changes"]["raw"]["a"] == entry["base"]["accuracy_raw"] < entry["base"]["accuracy"]
+    assert task["means"]["base"]["accuracy"] == pytest.approx(task["means"]["base"]["accuracy_calibrated"])
+    assert task["rollups"]["family"]["Germanic"]["base"]["accuracy"] == task["languages"]["de"]["base"]["accuracy"]
+
+
+def test_consistency_and_means_have_intervals_over_source_items():
+    given = predictions((0.5, 0), (1, 0), "de sw th")
+    task = task_of(given, seed=3)
+    for variant in ("base", "tuned"):
+        right = given.right(variant)
+        mean = task["means"][variant]
+        assert (mean["accuracy"], mean["low"], mean["high"]) == group_mean(right)
+        assert task["consistency"][variant] == dataclasses.asdict(consistency(right, seed=3))
+    assert task_of(predictions((0.5, 0), (1, 0), "de"))["consistency"] == {"base": None, "tuned": None}
+
+
+# --- roll-ups
+
+
+def test_rollups_are_by_family_script_and_resource_class():
+    rollups = task_of(predictions((0.5, 0), (1, 0), "en de sw zh ru bg ko"))["rollups"]
+    found = {kind: {name: entry["languages"] for name, entry in groups.items()} for kind, groups in rollups.items()}
+    assert found["family"] == {
+        "Bantu": ["sw"], "Germanic": ["en", "de"], "Sinitic": ["zh"], "Slavic": ["ru", "bg"], "unknown": ["ko"],
+    }  # fmt: skip
+    assert found["script"]["Cyrl"] == ["ru", "bg"]
+    assert found["script"]["Latn"] == ["en", "de", "sw"]
+    assert found["resource"]["unknown"] == ["ko"]
+    for groups in found.values():
+        assert sorted(code for codes in groups.values() for code in codes) == ["bg", "de", "en", "ko", "ru", "sw", "zh"]
+
+
+def test_a_rollup_is_the_mean_of_its_languages():
+    task = task_of(predictions((0.5, 0), (1, 0), "en de sw"), seed=5)
+    for groups in task["rollups"].values():
+        for name, entry in groups.items():
+            for side, variant in (("a", "base"), ("b", "tuned")):
+                mean = np.mean([task["languages"][code][variant]["accuracy"] for code in entry["languages"]])
+                assert entry[variant]["accuracy"] == pytest.approx(mean)
+                assert entry["change"][side] == pytest.approx(mean)
+                assert entry[variant]["low"] <= mean <= entry[variant]["high"]
+            assert (entry["change"]["name"], entry["change"]["languages"]) == (name, len(entry["languages"]))
+    german = task["rollups"]["family"]["Germanic"]
+    assert (german["change"]["low"], german["change"]["high"]) != (
+        task["rollups"]["script"]["Latn"]["change"]["low"],
+        task["rollups"]["script"]["Latn"]["change"]["high"],
+    )
+    base_only = task_of(predictions((0.5, 0), None, "en de"))["rollups"]["family"]["Germanic"]
+    assert list(base_only) == ["languages", "base"]
+
+
+# --- the control with arbitrary answer words
+
+
+def pair_of_sets(own=(0.3, 1), languages="de sw th", control_languages="de sw th", **metadata):
+    first = about(predictions(own, (1, 0), languages), task_name="sentiment", **metadata)
+    second = about(predictions((0.3, 0), (0.6, 0), control_languages), "odd", task_name="sentiment",
+                   answers="arbitrary", **metadata)  # fmt: skip
+    return first, second
+
+
+def test_parts_stand_beside_the_test_set_they_explain():
+    own, control = pair_of_sets()
+    tasks = build(own, control, seed=2)["glotlift"]["tasks"]
+    expected = gain_parts(own.paired("none"), own.paired("batch"), control.paired("batch"), seed=2)
+    assert tasks["mood"]["parts"] == {name: dataclasses.asdict(part) for name, part in expected.items()}
+    assert tasks["mood"]["parts"]["gain"]["change"] == pytest.approx(tasks["mood"]["groups"]["all"]["change"])
+    assert tasks["mood"]["parts_sentence"].startswith("Of the change of ")
+    assert "parts" not in tasks["odd"]
+    assert build(control, own, seed=2)["glotlift"]["tasks"]["mood"] == tasks["mood"]  # in any order
+
+
+def test_parts_are_over_the_languages_that_both_have():
+    own, control = pair_of_sets(control_languages="th de")
+    task = task_of(own, control)
+    assert task["parts"]["gain"]["languages"] == 2
+    assert "mean over 2 languages, bias" in task["parts_sentence"]
+    changes = [task["languages"][code]["changes"]["raw"]["change"] for code in ("de", "th")]
+    assert task["parts"]["gain"]["change"] == pytest.approx(np.mean(changes))
+    assert "parts" not in task_of(*pair_of_sets(control_languages="fr es"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda given: about(given, task_name="nli"),
+        lambda given: about(given, task_name=None),
+        lambda given: about(given, demo_seed=7),
+        lambda given: about(given, answers="english"),
+        lambda given: dataclasses.replace(given, num_fewshot={"de": 2, "sw": 1, "th": 2}),
+        lambda given: dataclasses.replace(
+            given, frames={v: {c: f.iloc[:50] for c, f in fs.items()} for v, fs in given.frames.items()}
+        ),
+    ],
+    ids=["task", "no task", "demonstrations", "answers", "number of demonstrations", "items"],
+)
+def test_a_test_set_that_differs_in_more_than_its_answers_is_no_control(change):
+    """And the scores are written all the same."""
+    own, control = pair_of_sets()
+    assert "parts" in task_of(own, control)
+    assert "parts" not in task_of(own, change(control))
+
+
+def test_of_several_controls_the_one_of_the_same_items_is_used():
+    own, control = pair_of_sets()
+    limited = dataclasses.replace(
+        control, key="few", frames={v: {c: f.iloc[:50] for c, f in fs.items()} for v, fs in control.frames.items()}
+    )
+    expected = task_of(own, control)["parts"]
+    assert task_of(own, limited, control)["parts"] == task_of(own, control, limited)["parts"] == expected
+
+
+def test_base_alone_has_no_parts():
+    own, control = (
+        dataclasses.replace(each, frames={"base": each.frames["base"]}) for each in pair_of_sets()
+    )  # fmt: skip
+    assert "parts" not in task_of(own, control)
+
+
+# --- several test sets of one task
+
+
+def test_answers_in_other_languages_make_a_grid():
+    sets = [
+        about(predictions((k / 2, 0), (1, 0), "de sw"), f"in-{answer}", answers=f"in:{answer}", task_name="sentiment")
+        for k, answer in enumerate(("de", "en"))
+    ]
+    found = build(*sets, about(predictions((1, 0), (1, 0), "de sw"), "own"))["glotlift"]
+    grid = found["answer_language_grid"]
+    assert list(grid) == ["sentiment"]
+    assert set(grid["sentiment"]) == {"base", "tuned"}
+    for variant, rows in grid["sentiment"].items():
+        for code in ("de", "sw"):
+            assert rows[code] == {
+                answer: found["tasks"][f"in-{answer}"]["languages"][code][variant]["accuracy"]
+                for answer in ("de", "en")
+            }
+    assert "answer_language_grid" not in build(predictions((1, 0), (1, 0), "de"))["glotlift"]
+
+
+def test_a_grid_over_draws_of_demonstrations_is_of_their_mean():
+    sets = [
+        about(predictions((k / 2, 0), None, "de"), f"draw{k}", answers="in:en", task_name="sentiment", demo_seed=k)
+        for k in range(3)
+    ]
+    found = build(*sets)["glotlift"]
+    accuracies = [found["tasks"][each.key]["languages"]["de"]["base"]["accuracy"] for each in sets]
+    assert len(set(accuracies)) > 1
+    assert found["answer_language_grid"]["sentiment"]["base"]["de"]["en"] == pytest.approx(np.mean(accuracies))
+    assert found["demonstration_spread"]["sentiment.in:en"]["test_sets"] == ["draw0", "draw1", "draw2"]
+
+
+def draw(seed: int | None, languages="de sw", shots: int = 2, **metadata) -> Predictions:
+    given = about(predictions((1 + (seed or 0) / 3, 0), (2, 0), languages), f"s{seed}.{languages[:2]}{shots}",
+                  task_name="sentiment", demo_seed=seed, **metadata)  # fmt: skip
+    return dataclasses.replace(given, num_fewshot=dict.fromkeys(languages.split(), shots))
+
+
+def test_draws_of_demonstrations_have_a_spread():
+    sets = [draw(0), draw(1), draw(2), draw(None)]
+    found = build(*sets)["glotlift"]
+    spread = found["demonstration_spread"]
+    assert list(spread) == ["sentiment.own"]
+    entry = spread["sentiment.own"]
+    keys = [each.key for each in sets[:3]]
+    assert entry["test_sets"] == keys
+    for variant in ("base", "tuned"):
+        means = [found["tasks"][key]["means"][variant]["accuracy"] for key in keys]
+        assert entry[variant]["mean"] == pytest.approx(
+            {"mean": np.mean(means), "sd": np.std(means, ddof=1), "min": min(means), "max": max(means)}
+        )
+        german = [found["tasks"][key]["languages"]["de"][variant]["accuracy"] for key in keys]
+        assert entry[variant]["languages"]["de"]["sd"] == pytest.approx(np.std(german, ddof=1))
+        assert list(entry[variant]["languages"]) == ["de", "sw"]
+    assert "demonstration_spread" not in build(draw(0), draw(None))["glotlift"]
+
+
+def test_draws_of_other_languages_or_numbers_of_demonstrations_are_not_mixed():
+    """They were once: a KeyError where the first draw had a language more, one spread over 2 and 4 shots."""
+    spread = build(draw(0), draw(1), draw(2, "sw"), draw(3, "sw"), draw(4, shots=4))["glotlift"]["demonstration_spread"]
+    assert [entry["test_sets"] for entry in spread.values()] == [["s0.de2", "s1.de2"], ["s2.sw2", "s3.sw2"]]
+    assert list(spread) == ["sentiment.own", "sentiment.own.s2.sw2"]
+
+
+# --- edges
+
+
+def tiny_set(n: int, labels: list[str], gold: list[str], languages="de", variants=("base", "tuned")) -> Predictions:
+    random = np.random.default_rng(n)
+    frames = {
+        variant: {code: frame(random.normal(size=(n, len(labels))), np.array(gold), labels)
+                  for code in languages.split()}
+        for variant in variants
+    }  # fmt: skip
+    return Predictions(
+        "mood", frames, {**METADATA, "labels": labels, "label_words": dict(zip(labels, labels, strict=True))}
+    )
+
+
+LETTERS = list("abcdefghijklmnopqrst")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        tiny_set(1, LABELS, ["yes"]),
+        tiny_set(1, LABELS, ["yes"], variants=("base",)),
+        tiny_set(2, LABELS, ["yes", "no"], "de sw ko"),
+        tiny_set(9, LABELS, ["yes"] * 9, "de ko"),
+        tiny_set(9, LABELS, ["yes"] * 8 + ["no"]),
+        tiny_set(20, LETTERS, LETTERS),
+        tiny_set(60, LETTERS, LETTERS * 3, "de sw"),
+        with_free(tiny_set(3, LABELS, ["yes", "no", "no"])),
+    ],
+    ids=["1 item", "1 item, base", "2 items", "1 label", "1 item of a label", "20 labels", "20 labels, 3 each", "free"],
+)
+def test_edges_are_json_and_tables(given, tmp_path):
+    found = build(given, seen=["de"])
+    text = json.dumps(found, allow_nan=False)
+    assert json.loads(text) == found  # nothing but what JSON has
+    write_json(tmp_path / "scores.json", found)
+    task = found["glotlift"]["tasks"]["mood"]
+    for key in ("task", "answers", "scoring", "calibration", "labels", "label_words", "chance", "languages", "means",
+                "collapsed", "consistency", "rollups", "sentence"):  # fmt: skip
+        assert key in task
+    if "tuned" in given.frames:
+        assert set(GROUPS.values()) <= set(task)
+    make_table = pytest.importorskip("lm_eval.utils").make_table
+    assert "mood_de" in make_table(found)
+
+
+def test_one_label_alone_has_no_auroc_anywhere():
+    task = task_of(tiny_set(9, LABELS, ["yes"] * 9, "de ko"))
+    assert task["auroc_groups"] == {}
+    assert task["means"]["tuned"]["auroc"] is None
+    assert all("auroc" not in entry["changes"] for entry in task["languages"].values())
+    assert "AUROC goes from undefined to undefined" in task["sentence"]
+    assert "(AUROC undefined)" in task_of(tiny_set(9, LABELS, ["yes"] * 9, variants=("base",)))["sentence"]
+
+
+def test_the_mean_auroc_is_over_the_languages_that_have_one():
+    given = predictions((1, 0), (1, 0), "de sw")
+    for variant in ("base", "tuned"):
+        given.frames[variant]["sw"]["gold"] = "yes"
+    task = task_of(given)
+    assert task["languages"]["sw"]["base"]["auroc"] is None
+    assert task["means"]["base"]["auroc"] == task["languages"]["de"]["base"]["auroc"]
+    assert task["auroc_groups"]["all"]["languages"] == 1
+
+
+def test_one_item_proves_nothing():
+    """From wrong to right in all languages, and yet one source item; a sentence calls it no change."""
+    frames = {
+        variant: {code: frame(np.array([scored]), np.array(["yes"]), LABELS) for code in ("de", "sw")}
+        for variant, scored in (("base", [0.0, 1.0]), ("tuned", [1.0, 0.0]))
+    }
+    task = task_of(Predictions("mood", frames, METADATA))
+    assert task["groups"]["all"]["change"] == 1.0
+    assert not re.search(r"\b(rises|falls|better|worse|prefers)\b", task["sentence"])
+
+
+def test_the_version_is_the_task_files():
+    found = build(about(predictions((1, 0), None, "de"), version=3), predictions((1, 0), None, "de", "old"))
+    assert found["versions"] == {"mood_de": 3, "old_de": 1}
+
+
+def test_demonstrations_are_counted_by_language():
+    given = dataclasses.replace(predictions((1, 0), None, "de sw"), num_fewshot={"de": 4})
+    assert build(given)["n-shot"] == {"mood_de": 4, "mood_sw": None}
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path):
+    """Whatever was computed before, and in whatever order rows of the tuned file stand."""
+    given = with_free(predictions((0.5, 1), (1, 0), "de sw"))
+    written = []
+    for name, options in (("a", {}), ("b", {}), ("c", {"seed": 1})):
+        build(predictions((1, 0), (1, 0), "th"), seed=9)
+        write_json(tmp_path / name, build(given, seen=["sw"], **options))
+        written.append((tmp_path / name).read_bytes())
+    assert written[0] == written[1] != written[2]
+    mixed = {code: each.sample(frac=1, random_state=0) for code, each in given.frames["tuned"].items()}
+    other = dataclasses.replace(given, frames={"base": given.frames["base"], "tuned": mixed})
+    first, again = (task_of(each) for each in (given, other))
+    for measure, key in GROUPS.items():
+        assert first[key]["all"] == pytest.approx(again[key]["all"]), measure
+
+
+def test_rows_of_base_and_tuned_are_paired_by_id():
+    """Scores too, not only decisions: a shuffled file is the same file."""
+    given = predictions((0.5, 1), (1, 0), "de")
+    mixed = given.frames["tuned"]["de"].sample(frac=1, random_state=1).reset_index(drop=True)
+    shuffled = dataclasses.replace(given, frames={"base": given.frames["base"], "tuned": {"de": mixed}})
+    pair, same = given.paired_scores()["de"], shuffled.paired_scores()["de"]
+    np.testing.assert_array_equal(pair.b, same.b)
+    assert list(pair.ids) == list(same.ids)
+    pd.testing.assert_frame_equal(given.paired("batch")["de"], shuffled.paired("batch")["de"])
+
+
+def test_content_free_scores_are_read_from_the_files(tmp_path):
+    given = with_free(predictions((1, 2), (1.5, 0), "de"))
+    for variant, frames in given.frames.items():
+        path = tmp_path / "predictions" / variant / "mood" / "de.parquet"
+        write_parquet(path, frames["de"], {**METADATA, "content_free": FREE, "version": 2})
+    back = read_predictions(tmp_path, "mood", ("base", "tuned"), ["de"])
+    assert build(back)["versions"] == {"mood_de": 2}
+    contextual = build(back)["glotlift"]["tasks"]["mood"]["contextual_groups"]["all"]
+    assert contextual == task_of(given)["contextual_groups"]["all"]
+    assert contextual["change"] != task_of(given)["groups"]["all"]["change"]

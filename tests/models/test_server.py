@@ -202,7 +202,7 @@ def test_requests_a_second_are_limited(served):
 
 
 def test_closing_early_cancels_requests_and_ends_the_thread(served):
-    server = replace(served(delay=60.0, delay_only="Sentiment"), concurrency=4)
+    server = replace(served(delay=60.0, delay_only="Sentiment"), concurrency=4, retries=0)
     results = score_words(server, [PROMPTS[0], *[PROMPTS[1]] * 50], WORDS)
     next(results)
     assert [thread for thread in threading.enumerate() if thread.name == "glotlift-requests"]

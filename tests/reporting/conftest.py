@@ -1,18 +1,27 @@
-"""A small run folder with made-up numbers, whole or with stages left out."""
+"""A small run folder with made-up numbers, whole or with stages left out.
+
+Its scores come out of `glotlift.evaluation.scores.build_scores`, from made-up predictions.
+"""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
+from glotlift.evaluation import compare
+from glotlift.evaluation.scores import Predictions, build_scores
 from glotlift.languages import LANGUAGES
+from tests.evaluation.test_metrics import frame
 
 STAGES = ("data", "train", "merge", "scores", "lens", "geometry")
 N_ITEMS, N_LAYERS = 40, 6
@@ -56,9 +65,8 @@ def build_run(
         certificate = {"max_logit_difference": 3.1e-5, "argmax_agreement": 1.0, "n_prompts": 16}
         write(path / "merge.json", certificate | {"dtype": "float32", "tolerance": 0.01})
     if "scores" in stages:
-        extras = {"model": model, "variants": variants, "seen": ["zh", "de"] if tuned else [], "pivot": "en"}
-        entries = {key: _task_entry(rng, key, labels, languages, variants, n_items * 10) for key in tasks}
-        write(path / "scores.json", {"results": {}, "glotlift": {**extras, "tasks": entries}})
+        sets = [predictions(key, labels, languages, variants, n_items, seed=seed) for key in tasks]
+        write(path / "scores.json", make_scores(sets, model=model, seen=["zh", "de"] if tuned else []))
     for key in tasks[:1]:
         if "lens" in stages:
             _write_lens(rng, path / "lens", key, languages, variants, n_items, n_layers)
@@ -97,73 +105,98 @@ def _history(rng: np.random.Generator) -> dict[str, Any]:
     return {"log": log, "validation_loss": {"zh": 1.31, "de": 1.12}, "seen": ["zh", "de"], "pivot": "en", **counts}
 
 
-def _score(rng: np.random.Generator, labels: Sequence[str], code: str, n: int, skill: float) -> dict[str, Any]:
-    bias = 0.0 if rng.random() > 0.15 else 1.0
-    first = n if bias else int(n * rng.uniform(0.3, 0.8))
-    rest = rng.multinomial(n - first, np.full(len(labels) - 1, 1 / (len(labels) - 1)))
-    accuracy = round(n * (1 / len(labels) if bias else skill)) / n
-    half = 1.96 * np.sqrt(accuracy * (1 - accuracy) / n)
-    return {
-        "language": code,
-        "n": n,
-        "accuracy": accuracy,
-        "low": accuracy - half,
-        "high": min(1.0, accuracy + half),
-        "accuracy_calibrated": min(1.0, skill + 0.02),
-        "auroc": min(1.0, skill + 0.05),
-        "predicted": dict(zip(labels, [first, *map(int, rest)], strict=True)),
-        "tied": 0,
-    }
-
-
-def _change(name: str, a: float, b: float, n: int, half: float, languages: int = 1) -> dict[str, Any]:
-    p = 0.0004 if abs(b - a) > half else 0.31
-    ends = {"low": b - a - half, "high": b - a + half}
-    single = languages == 1
-    return {
-        "name": name, "n": n, "a": a, "b": b, "change": b - a, **ends, "p": p if single else None,
-        "p_holm": min(1.0, 3 * p) if single else None, "languages": languages,
+def predictions(
+    key: str,
+    labels: Sequence[str],
+    languages: Sequence[str],
+    variants: Sequence[str],
+    n: int,
+    *,
+    task: str | None = None,
+    answers: str = "own",
+    demo_seed: int | None = None,
+    calibration: str = "none",
+    contextual: bool = True,
+    seed: int = 0,
+) -> Predictions:
+    """Return predictions in which tuning helps, and the first two languages of the base prefer a label."""
+    gold = np.array([labels[item % len(labels)] for item in range(n)])
+    hit = gold[:, None] == np.array(labels)
+    frames: dict[str, dict[str, pd.DataFrame]] = {variant: {} for variant in variants}
+    free: dict[str, dict[str, Any]] = {variant: {} for variant in variants}
+    for position, code in enumerate(languages):
+        rng = np.random.default_rng([seed, position, *key.encode()])
+        skill, noise = rng.uniform(0.4, 1.5), rng.normal(0, 0.8, (n, len(labels)))
+        for variant in variants:
+            gain = 0.1 if answers == "arbitrary" else 0.5
+            scores = noise + (skill + gain * (variant == "tuned")) * hit - 3
+            bias = (9.0 if position == 0 else 1.0) if variant == "base" and position < 2 else 0.2
+            scores[:, 0] += bias
+            frames[variant][code] = frame(scores, gold, list(labels))
+            prior = [bias, *[0.0] * (len(labels) - 1)]
+            free[variant][code] = [{"sequence": prior, "prefix_mass": list(np.exp(prior))}] if contextual else None
+    metadata = {
+        "task": key, "task_name": task or key, "answers": answers, "demo_seed": demo_seed, "scoring": "sequence",
+        "labels": list(labels), "label_words": {label: label for label in labels}, "calibration": calibration,
     }  # fmt: skip
+    raw = Predictions(key, frames, metadata, dict.fromkeys(languages, 2), free)
+    decided = {variant: {code: raw.decided(variant, code, calibration) for code in languages} for variant in variants}
+    return dataclasses.replace(raw, frames=decided)
 
 
-def _task_entry(
-    rng: np.random.Generator, key: str, labels: Sequence[str], languages: Sequence[str], variants: Sequence[str], n: int
-) -> dict[str, Any]:
-    entries: dict[str, dict[str, Any]] = {}
-    for code in languages:
-        skill = rng.uniform(0.5, 0.75)
-        gain = rng.normal(0.06, 0.05)
-        entries[code] = {
-            variant: _score(rng, labels, code, n, float(min(0.97, skill + gain * (variant == "tuned"))))
-            for variant in variants
+def make_scores(test_sets: Sequence[Predictions], *, model: str = "demo", seen: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what scores.json holds, with few resamples."""
+    compare._resamples.cache_clear()
+    try:
+        with mock.patch.object(compare, "N_RESAMPLES", 200):
+            return build_scores(test_sets, model=model, config={}, seen=seen, pivot="en")
+    finally:
+        compare._resamples.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def many() -> dict[str, Any]:
+    """Return scores of base and tuned with a control, a grid and draws of demonstrations; not to be changed."""
+    labels, codes, variants = ("positive", "negative"), ("en", "de", "sw", "zh"), ("base", "tuned")
+
+    def one(key: str, **options: Any) -> Predictions:
+        return predictions(key, labels, codes, variants, 40, **options)
+
+    return make_scores(
+        [
+            one("mood.own", task="mood"),
+            one("mood.arbitrary", task="mood", answers="arbitrary"),
+            *(one(f"nli.in-{code}", task="nli", answers=f"in:{code}") for code in codes),
+            *(one(f"para.seed{draw}", task="para", demo_seed=draw) for draw in range(3)),
+        ],
+        seen=("zh", "de"),
+    )
+
+
+_OLD_SCORE = ("language", "n", "accuracy", "low", "high", "accuracy_calibrated", "auroc", "predicted", "tied")
+_OLD_TASK = ("task", "answers", "scoring", "labels", "label_words", "chance", "groups", "calibrated_groups", "sentence")
+_OLD_MEAN = ("accuracy", "accuracy_calibrated", "auroc", "collapsed_languages")
+
+
+def as_in_0_1(scores: dict[str, Any]) -> dict[str, Any]:
+    """Return scores with the keys that scores.json had in glotlift 0.1 only."""
+    scores = copy.deepcopy(scores)
+    extras = scores["glotlift"]
+    for key, task in extras["tasks"].items():
+        languages = {
+            code: {
+                name: {k: value[k] for k in _OLD_SCORE} if name in extras["variants"] else value
+                for name, value in entry.items()
+                if name != "changes"
+            }
+            for code, entry in task["languages"].items()
         }
-        if "tuned" in variants:
-            a, b = (entries[code][variant]["accuracy"] for variant in variants)
-            entries[code]["change"] = _change(code, a, b, n, 0.045)
-    measures = ("accuracy", "accuracy_calibrated", "auroc")
-    means = {
-        variant: {m: float(np.mean([entry[variant][m] for entry in entries.values()])) for m in measures}
-        for variant in variants
-    }
-    common = {"task": key, "answers": "own", "scoring": "sequence", "labels": list(labels), "chance": 1 / len(labels)}
-    out = {**common, "languages": entries, "means": means, "sentence": f"On {key}, this many items are right."}
-    if "tuned" in variants:
-        members = {
-            "all": list(languages),
-            "seen": [code for code in languages if code in ("zh", "de")],
-            "unseen": [code for code in languages if code not in ("zh", "de", "en")],
-        }
-        members = {name: codes for name, codes in members.items() if codes}
-        out["groups"] = {name: _group(name, codes, entries, "accuracy", n) for name, codes in members.items()}
-        out["calibrated_groups"] = {
-            name: _group(name, codes, entries, "accuracy_calibrated", n) for name, codes in members.items()
-        }
-    return out
-
-
-def _group(name: str, codes: Sequence[str], entries: dict[str, Any], measure: str, n: int) -> dict[str, Any]:
-    a, b = (float(np.mean([entries[code][variant][measure] for code in codes])) for variant in ("base", "tuned"))
-    return _change(name, a, b, n, 0.02, languages=len(codes) + (len(codes) == 1))
+        means = {variant: {k: row[k] for k in _OLD_MEAN} for variant, row in task["means"].items()}
+        kept = {k: task[k] for k in _OLD_TASK if k in task}
+        extras["tasks"][key] = {**kept, "languages": languages, "means": means}
+    extras.pop("answer_language_grid", None)
+    extras.pop("demonstration_spread", None)
+    return scores
 
 
 def _write_lens(

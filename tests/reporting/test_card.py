@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,9 @@ import yaml
 from glotlift.reporting.card import base_model, escape_markdown, model_card
 from glotlift.reporting.figures import Figure
 from glotlift.reporting.read import read_run
+from tests.reporting.conftest import as_in_0_1, write
 
+FIGURES = [Figure("grid-nli", "across", "nli", "Grid", "", "")]
 FIGURE = Figure("accuracy-sentiment", "results", "sentiment", "Accuracy", "", "")
 
 
@@ -31,7 +35,7 @@ def test_card_says_what_was_tuned_results_limits_and_versions(make_run):
     assert "- LoRA: rank 16, alpha 32, learning rate 0.0002, epochs 1.0\n" in body
     assert "![Accuracy](figures/accuracy-sentiment.png)\n\n| language | " in body
     assert "## Limits\n" in body and "Gemma's terms of use apply" in body
-    assert "Versions: python 3.12.1, torch 2.9.0.\n" in body
+    assert "Versions: python 3.12.1, " in body and "torch 2.9.0, " in body
     assert "glotlift run recipe.yaml" in body
 
 
@@ -46,7 +50,27 @@ def test_every_table_row_has_the_same_columns(make_run):
 def test_an_evaluation_is_not_called_an_adapter(make_run):
     head, body = split(model_card(read_run(make_run(tuned=False)), []))
     assert "library_name" not in head and "lora" not in head["tags"]
-    assert "nothing was tuned" in body and "peft" not in body
+    assert "nothing was tuned" in body and "from peft" not in body
+
+
+def test_card_says_what_a_gain_is_made_of_and_what_its_columns_are(many, tmp_path: Path):
+    write(tmp_path / "scores.json", many)
+    task = many["glotlift"]["tasks"]["mood.own"]
+    run = read_run(tmp_path)
+    _, body = split(model_card(run, [*FIGURES, FIGURE]))
+    assert escape_markdown(task["parts_sentence"]) in body
+    assert "*Contextual* is accuracy after contextual calibration" in body
+    assert "*ECE* is the expected calibration error" in body and "*Raw* is" not in body
+    assert re.search(r"\| AUROC \| ECE \| predicted \|", body)
+    assert "### nli.in-de" not in body and "### para.seed0" not in body and "### mood.arbitrary" in body
+    assert "![Grid](figures/grid-nli.png)" in body and "Over 3 draws of demonstrations" in body
+
+
+def test_a_card_of_old_scores_speaks_of_no_new_measure(make_run, tmp_path: Path):
+    scores = json.loads((make_run(stages=("scores",)) / "scores.json").read_text(encoding="utf-8"))
+    write(tmp_path / "scores.json", as_in_0_1(scores))
+    _, body = split(model_card(read_run(tmp_path), []))
+    assert "*Calibrated*" in body and "ECE" not in body and "ontextual" not in body
 
 
 def test_an_empty_run_has_a_card(tmp_path: Path):

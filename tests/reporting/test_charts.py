@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -9,11 +10,15 @@ from scipy import stats
 
 from glotlift.errors import OutputError
 from glotlift.languages import LANGUAGES
-from glotlift.reporting.charts import accuracy_chart, balance_chart, loss_chart
+from glotlift.reporting.across import grids, spreads
+from glotlift.reporting.charts import accuracy_chart, balance_chart, loss_chart, parts_chart, spread_chart
+from glotlift.reporting.heatmaps import consistency_chart, grid_chart
 from glotlift.reporting.inside import MAX_POINTS, correlation_chart, lens_chart, pca_chart
 from glotlift.reporting.names import language, ordered
 from glotlift.reporting.read import RunFiles, read_run
+from glotlift.reporting.table import points
 from glotlift.reporting.theme import inline, language_colors, save, to_svg
+from tests.reporting.conftest import make_scores, predictions
 
 
 @pytest.fixture
@@ -39,12 +44,119 @@ def test_accuracy_chart_shows_the_scores(run):
         score = task["languages"][code][row["variant"]]
         assert row["accuracy"] == pytest.approx(100 * score["accuracy"])
         assert (row["low"], row["high"]) == pytest.approx((100 * score["low"], 100 * score["high"]))
-        assert row["calibrated"] == pytest.approx(100 * score["accuracy_calibrated"])
+        assert row["beside"] == pytest.approx(100 * score["accuracy_calibrated"])
 
 
 def test_shares_of_the_labels_add_up(run):
     for frame in frames(balance_chart(run.scores, "sentiment")):
         assert frame.groupby(["language", "variant"])["share"].sum().to_numpy() == pytest.approx(100)
+
+
+def test_accuracy_chart_sets_calibrated_beside_raw_accuracy():
+    options = {"labels": ("a", "b"), "languages": ("en", "de"), "variants": ("base", "tuned"), "n": 40}
+    scores = make_scores([predictions("x", **options, calibration="batch")])["glotlift"]
+    chart = accuracy_chart(scores, "x")
+    score = scores["tasks"]["x"]["languages"]["en"]["base"]
+    row = frames(chart)[0].query("language == 'English' and variant == 'base'").iloc[0]
+    assert (row["accuracy"], row["beside"]) == (100 * score["accuracy_calibrated"], 100 * score["accuracy_raw"])
+    assert "Without calibration" in json.dumps(chart.to_dict())
+
+
+def test_parts_chart_shows_the_parts_and_marks_those_that_are_not_clear(many):
+    parts = json.loads(json.dumps(many["glotlift"]["tasks"]["mood.own"]["parts"]))
+    parts["format"] |= {"low": -0.01, "high": 0.02, "change": 0.005}
+    parts["bias"] |= {"low": 0.01, "high": 0.02, "change": 0.015, "n": 5}
+    parts["understanding"] |= {"low": 0.01, "high": 0.02, "change": 0.015}
+    (frame,) = frames(parts_chart(parts, "mood.own"))
+    assert [name.split()[-1 if i == 0 else 1] for i, name in enumerate(frame["part"])] == [
+        "accuracy", "bias", "format", "understanding"]  # fmt: skip
+    entries = [parts[name] for name in ("gain", "bias", "format", "understanding")]
+    for row, entry in zip(frame.to_dict("records"), entries, strict=True):
+        for name in ("change", "low", "high"):
+            assert row[name] == pytest.approx(100 * entry[name])
+        assert row["text"] == points(entry["change"])
+    assert list(frame["is_clear"][1:]) == [False, False, True]
+
+
+def test_the_parts_scale_holds_zero_and_every_interval(many):
+    parts = {"gain": {"change": -0.1, "low": -0.2, "high": -0.05, "n": 60}}
+    layers = parts_chart(parts, "x").to_dict()["layer"]
+    low, high = next(layer["encoding"]["x"]["scale"]["domain"] for layer in layers)
+    assert low < -20 and high > 0
+
+
+def test_consistency_chart_has_each_pair_once(many):
+    scores = many["glotlift"]
+    found = scores["tasks"]["mood.own"]["consistency"]
+    frame = pd.concat(frames(consistency_chart(scores, "mood.own"))).dropna(subset="value")
+    assert len(frame) == 2 * 6
+    for row in frame.to_dict("records"):
+        value = found[row["variant"]]["pairs"][row["row"]][row["column"]]
+        assert row["value"] == pytest.approx(100 * value) and row["text"] == f"{100 * value:.0f}"
+    assert {frozenset(pair) for pair in frame[["row", "column"]].to_numpy()} == {
+        frozenset(pair) for pair in [("zh", "de"), ("zh", "en"), ("zh", "sw"), ("de", "en"), ("de", "sw"), ("en", "sw")]
+    }
+
+
+def test_a_pair_without_a_value_is_drawn_as_unknown(many):
+    scores = json.loads(json.dumps(many["glotlift"]))
+    pairs = scores["tasks"]["mood.own"]["consistency"]["base"]["pairs"]
+    pairs["zh"]["de"] = pairs["de"]["zh"] = None
+    frame = pd.concat(frames(consistency_chart(scores, "mood.own")))
+    (cell,) = frame.query("variant == 'base' and row == 'de' and column == 'zh'").to_dict("records")
+    assert cell["text"] == "–"
+    to_svg(consistency_chart(scores, "mood.own"))
+    scores["tasks"]["mood.own"]["consistency"] = {
+        "base": {"mean": 0, "low": 0, "high": 0, "pairs": {"zh": {"de": None}, "de": {"zh": None}}}
+    }
+    to_svg(consistency_chart(scores, "mood.own"))  # no value at all
+
+
+def test_grid_chart_has_every_cell_and_frames_the_same_language(many):
+    (grid,) = grids(many["glotlift"])
+    chart = grid_chart(grid)
+    found = frames(chart)
+    cells = pd.concat(frame for frame in found if len(frame) == 16)
+    assert len(cells) == 2 * 16
+    for row in cells.to_dict("records"):
+        assert row["value"] == pytest.approx(100 * grid.cells[row["variant"]][row["row"]][row["column"]])
+    same = [frame for frame in found if len(frame) == 4]
+    assert len(same) == 2 and all((frame["row"] == frame["column"]).all() for frame in same)
+
+
+def test_heatmap_panels_are_on_one_scale(many):
+    spec = json.dumps(grid_chart(grids(many["glotlift"])[0]).to_dict())
+    domains = [tuple(domain) for domain in json.loads(f"[{','.join(_domains(spec))}]")]
+    assert len(domains) == 2 and len(set(domains)) == 1
+
+
+def _domains(spec: str) -> list[str]:
+    return re.findall(r'"scale": \{"domain": (\[[\d., ]+\]), "range"', spec)
+
+
+def test_spread_chart_has_every_draw(many):
+    scores = many["glotlift"]
+    (spread,) = spreads(scores)
+    (frame,) = frames(spread_chart(scores, spread))[:1]
+    draws = frame[frame["kind"] == "draw"]
+    assert len(draws) == 3 * 2 * 5
+    swahili = draws.query("language == 'Swahili' and variant == 'tuned'")["accuracy"]
+    expected = [scores["tasks"][key]["languages"]["sw"]["tuned"]["accuracy"] * 100 for key in spread.test_sets]
+    assert list(swahili) == pytest.approx(expected)
+    summary = frame.query("kind == 'summary' and language == 'All' and variant == 'base'").iloc[0]
+    assert summary["mean"] == pytest.approx(100 * spread.summaries["base"][""]["mean"])
+    assert list(dict.fromkeys(frame["group"])) == ["Mean over languages", "Tuned on", "Pivot", "Never tuned on"]
+
+
+def test_heatmaps_are_the_same_each_time_and_their_ids_are_their_own(many):
+    scores = many["glotlift"]
+    charts = [grid_chart(grids(scores)[0]), consistency_chart(scores, "mood.own")]
+    first, second = ([to_svg(chart) for chart in charts] for _ in range(2))
+    assert first == second
+    ids = [set(re.findall(r'id="([^"]+)"', svg)) for svg in first]
+    assert all(ids) and not ids[0] & ids[1]
+    for svg, own in zip(first, ids, strict=True):
+        assert set(re.findall(r"url\(#([^)]+)\)", svg)) <= own
 
 
 def test_lens_is_the_mean_over_items_with_its_interval(run):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import re
 import shutil
 import struct
@@ -14,10 +15,15 @@ import pytest
 from glotlift.errors import OutputError
 from glotlift.languages import LANGUAGES
 from glotlift.reporting.figures import figures
-from glotlift.reporting.page import duration, facts, key_numbers, render_page, write_report
+from glotlift.reporting.page import consistency_sentence, duration, facts, key_numbers, render_page, write_report
 from glotlift.reporting.read import read_run
-from glotlift.reporting.table import build_table
+from glotlift.reporting.table import build_table, percent, points
+from tests.reporting.conftest import as_in_0_1, make_scores, predictions, write
 
+ALL_FIGURES = (
+    "accuracy-mood.own balance-mood.own parts-mood.own consistency-mood.own accuracy-mood.arbitrary "
+    "balance-mood.arbitrary consistency-mood.arbitrary grid-nli spread-para.own"
+)
 HOSTILE = '<script>alert("1")</script>&amp;'
 STAGES = ("data", "train", "merge", "scores", "lens", "geometry")
 
@@ -66,10 +72,10 @@ def test_page_has_every_section(written: Path):
     page = (written / "report.html").read_text(encoding="utf-8")
     reader = Reader(page)
     assert {"task-1", "task-2", "inside", "training", "reproduce"} <= set(reader.values("id"))
-    assert "On sentiment, this many items are right." in reader.text
+    assert "On sentiment, raw accuracy " in reader.text
     assert "demo, tuned on Chinese and German questions" in reader.text
     assert "glotlift run recipe.yaml" in reader.text and "2.9.0" in reader.text and "1 min 02 s" in reader.text
-    assert page.count("<figcaption>") == page.count("<svg") == 9
+    assert page.count("<figcaption>") == page.count("<svg") == 11
     assert '<small lang="zh" dir="ltr">中文</small>' in page
 
 
@@ -121,6 +127,112 @@ def test_a_base_model_alone_claims_no_change(make_run):
     text = Reader(page).text
     assert "demo, not tuned" in text and "Mean over languages" in text
     assert "points" not in text.replace("Points: share", "").replace("Each point", "") and "Holm" not in text
+
+
+@pytest.fixture(scope="module")
+def across(many, tmp_path_factory) -> Path:
+    """Return a run with a control, a grid and draws whose report has been written."""
+    run = tmp_path_factory.mktemp("across")
+    write(run / "scores.json", many)
+    write_report(run)
+    return run
+
+
+def test_page_shows_parts_roll_ups_consistency_grid_and_spread(across: Path, many):
+    page = (across / "report.html").read_text(encoding="utf-8")
+    reader = Reader(page)
+    task = many["glotlift"]["tasks"]["mood.own"]
+    ids = reader.values("id")
+    assert [name for name in ids if name in ALL_FIGURES.split()] == ALL_FIGURES.split()
+    assert page.count("<figcaption>") == page.count("<svg") == len(ALL_FIGURES.split())
+    assert [int(n) for n in re.findall(r"<b>Figure (\d+)\.</b>", page)] == list(range(1, 10))
+    assert task["parts_sentence"] in reader.text and reader.text.count(task["parts_sentence"]) == 1
+    assert "By family, script and resource class" in reader.text and "Indo-Aryan" not in reader.text
+    assert f"{percent(task['consistency']['tuned']['mean'])}\u00a0% (tuned" in reader.text
+    assert "with answer words in the language of the prompt" in reader.text
+    assert "Tuned less base, draw by draw: " in reader.text
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
+
+
+def test_test_sets_of_a_grid_or_spread_are_folded_and_have_a_table_only(across: Path, many):
+    page = (across / "report.html").read_text(encoding="utf-8")
+    folded = re.findall(r"<details><summary>([^<]+)</summary>(.*?)</details>", page, re.DOTALL)
+    keys = [key for key in many["glotlift"]["tasks"] if not key.startswith("mood")]
+    assert [key for key, _ in folded] == keys
+    for key, content in folded:
+        assert many["glotlift"]["tasks"][key]["sentence"] in Reader(content).text
+        assert content.count("<table") == 1 and "<svg" not in content
+    header = page.split("<nav")[0]
+    assert "On mood.own, " in header and "On para.seed0, " not in header and "Over 3 draws" in header
+
+
+def test_every_new_figure_is_svg_and_png_with_a_text_for_who_cannot_see_it(across: Path):
+    for stem in ALL_FIGURES.split():
+        root = ElementTree.parse(across / "figures" / f"{stem}.svg").getroot()
+        assert len(root.attrib["aria-label"]) > 20
+        assert (across / "figures" / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("key", ["parts", "rollups", "consistency"])
+def test_what_the_scores_do_not_hold_is_not_on_the_page(many, tmp_path: Path, monkeypatch, key):
+    monkeypatch.setattr("glotlift.reporting.figures.to_svg", lambda chart, description: "<svg></svg>")
+    scores = copy.deepcopy(many)
+    for name in ("mood.own", "mood.arbitrary"):
+        scores["glotlift"]["tasks"][name].pop(key, None)
+    signs = {"parts": "Bias, format, understanding", "rollups": "By family, script and resource class",
+             "consistency": "The same items in every language?"}  # fmt: skip
+    for content in (many, scores):
+        write(tmp_path / "scores.json", content)
+        run = read_run(tmp_path)
+        page = render_page(run, list(figures(run)))
+        assert {name: sign in page for name, sign in signs.items()} == {
+            name: name != key or content is many for name in signs
+        }
+
+
+def test_scores_of_0_1_still_have_a_page(make_run, many, tmp_path: Path):
+    write(tmp_path / "scores.json", as_in_0_1(many))
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    ids = Reader(page).values("id")
+    assert {"accuracy-mood.own", "balance-nli.in-de"} <= set(ids)
+    assert not [
+        name for name in ids if name.startswith(("parts", "consistency", "grid", "spread", "across", "members"))
+    ]
+    assert "ECE" not in page and "contextual" not in page and "<h3>By family" not in page
+
+
+def test_consistency_is_not_drawn_for_two_languages_and_not_known_for_one(make_run):
+    two = read_run(make_run(languages=("en", "de"), stages=("scores",)))
+    task = two.scores["tasks"]["sentiment"]
+    assert "mean over pairs" in consistency_sentence(task)
+    assert not [figure for figure in figures(two) if figure.section == "consistency"]
+    task["consistency"] = {"base": None, "tuned": None}
+    assert consistency_sentence(task) == "" == consistency_sentence({})
+
+
+def test_names_of_grids_and_parts_are_escaped(tmp_path: Path):
+    options = {"labels": (HOSTILE, "b"), "languages": ("en", "de", "sw"), "variants": ("base", "tuned"), "n": 12}
+    name = "<img src=x>"
+    sets = [predictions(f"{name}.{c}", **options, task=name, answers=f"in:{c}") for c in ("en", "de")]
+    sets += [predictions(f"{name}.s{d}", **options, task=name, demo_seed=d) for d in (0, 1)]
+    sets += [predictions(f"{name}.{a}", **options, task=name, answers=a) for a in ("own", "arbitrary")]
+    write(tmp_path / "scores.json", make_scores(sets))
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    reader = Reader(page)
+    assert not reader.tags & {"img", "script"} and name in reader.text and HOSTILE in reader.text
+    assert "<img" not in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert {f.stem.split("-")[0] for f in (tmp_path / "figures").iterdir()} >= {"grid", "spread", "parts"}
+
+
+def test_numbers_to_be_seen_first_follow_the_calibration_of_the_file():
+    options = {"labels": ("a", "b"), "languages": ("en", "de"), "variants": ("base", "tuned"), "n": 40}
+    scores = make_scores([predictions("x", **options, calibration="batch")])["glotlift"]
+    task = scores["tasks"]["x"]
+    shown = {number.title: number.value for number in key_numbers(task, build_table({"glotlift": scores}, "x").groups)}
+    assert shown["All languages (2)"] == points(task["calibrated_groups"]["all"]["change"])
+    assert shown["All, raw (2)"] == points(task["groups"]["all"]["change"])
+    assert shown["All languages (2)"] != shown["All, raw (2)"] and "All, calibrated (2)" not in shown
 
 
 def test_a_change_whose_interval_holds_zero_is_not_called_one(make_run):

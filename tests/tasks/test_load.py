@@ -122,6 +122,52 @@ def test_an_unknown_language_is_named(tmp_path):
         load_task(write_task(tmp_path / "mood.yaml", content))
 
 
+@pytest.mark.parametrize("code", ["ko", "ar", "pt-BR", "zh-Hant", "yue"])
+def test_languages_beyond_the_bundled_ones(tmp_path, code):
+    content = definition()
+    content["languages"][code] = content["languages"].pop("de")
+    task = load_task(write_task(tmp_path / "mood.yaml", content))
+    assert list(task.languages) == ["en", code]
+    assert task.prompt(code, "own", {"text": "x"}).endswith("Stimmung:")
+
+
+def test_rows_of_a_task_file_count_from_the_file(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    for source, expected in (
+        ("rows_{lang}.jsonl", "here/rows_{lang}.jsonl"),
+        ("../rows.csv", "here/../rows.csv"),
+        (f"{tmp_path}/rows.csv", f"{tmp_path}/rows.csv"),
+        ("hub:owner/name:{lang}", "hub:owner/name:{lang}"),
+    ):
+        write_task(tmp_path / "here" / "mood.yaml", definition(data={"source": source}))
+        monkeypatch.chdir(tmp_path)
+        data = load_task("here/mood.yaml").data
+        assert data is not None
+        assert data.source == expected
+
+
+def test_a_fault_in_the_data_of_a_task_file(tmp_path):
+    path = write_task(tmp_path / "mood.yaml", definition(data={"sorce": "x", "gold": 3}))
+    with pytest.raises(TaskError) as caught:
+        load_task(path)
+    for part in (
+        "missing key `data.source`",
+        "`data.gold`: got 3, expected text",
+        "`data.sorce` (did you mean 'source'?)",
+    ):
+        assert part in str(caught.value)
+
+
+def test_text_is_read_as_it_is_written(tmp_path):
+    """Blanks and line breaks of a preamble survive YAML's double quotes and block scalars."""
+    text = yaml.safe_dump(definition(languages={"en": definition()["languages"]["en"]}), sort_keys=False)
+    text = text[: text.index("    demonstrations:")]
+    block = '    preamble: |+\n      It rains. \n      Mood: "poor"\n\n'
+    for preamble in (block, '    preamble: "It rains. \\n\\\n      Mood: \\"poor\\"\\n\\n"\n'):
+        (tmp_path / "mood.yaml").write_text(text + preamble, encoding="utf-8")
+        assert load_task(str(tmp_path / "mood.yaml")).preamble("en", "own") == 'It rains. \nMood: "poor"\n\n'
+
+
 # --- the sample
 
 

@@ -106,6 +106,128 @@ def test_two_labels_with_the_same_word():
     assert "answer_sets.flat: 'good' and 'bad' have the same word 'so', expected two words" in faults(content)
 
 
+# --- templates and preambles
+
+
+def only(**pack) -> Task:
+    """Return the small task in English, with other texts."""
+    return build(definition(languages={"en": {"answer_sets": {"own": {"good": "fine", "bad": "poor"}}, **pack}}))
+
+
+def test_a_template_is_question_and_cue_in_one():
+    task = only(template='Text: {text} {{x}}\n\nMood: "', demonstrations=[{"label": "bad", "text": "It rains."}])
+    assert task.prompt("en", "own", {"text": "Snow"}) == (
+        'Text: It rains. {x}\n\nMood: "poor"\n\nText: Snow {x}\n\nMood: "'
+    )
+    assert only(template="{text} is").preamble("en", "own") == ""
+
+
+def test_braces_of_a_cue_are_literal():
+    task = only(question="{text}", cue='{"mood": "', demonstrations=[{"label": "bad", "text": "{rain}"}])
+    assert task.prompt("en", "own", {"text": "{snow}"}) == '{rain}\n{"mood": "poor"\n\n{snow}\n{"mood": "'
+
+
+VERBATIM = 'It rains.\r\n  Mood: "poor" \n\n{text}\t\n'
+
+
+def test_a_preamble_is_used_byte_for_byte():
+    task = only(template="{text} is", preamble=VERBATIM)
+    assert task.prompt("en", "own", {"text": "Snow"}) == VERBATIM + "Snow is"
+    assert task.prompt("en", "english", {"text": "Snow"}) == VERBATIM + "Snow is"
+    assert task.prompt("en", "own", {"text": "Snow"}, num_fewshot=0) == "Snow is"
+    assert task.shown("en") == ()
+
+
+def test_a_preamble_for_each_answer_set():
+    task = only(template="{text} is", preamble={"own": "Rain is poor \n"})
+    assert task.preamble("en", "own") == "Rain is poor \n"
+    with pytest.raises(TaskError, match="task 'mood', en: no preamble for answer set 'english'; it has own"):
+        task.preamble("en", "english")
+    assert task.preamble("en", "english", num_fewshot=0) == ""
+
+
+def test_a_preamble_cannot_be_cut_or_drawn():
+    task = only(template="{text} is", preamble=VERBATIM)
+    with pytest.raises(TaskError, match="'mood', en: got num_fewshot 1, expected none for a verbatim preamble"):
+        task.preamble("en", "own", 1)
+    with pytest.raises(TaskError, match="'mood', en: got demo_seed 0, expected none for a verbatim preamble"):
+        task.preamble("en", "own", demo_seed=0)
+
+
+# --- the pool
+
+
+def pooled(labels: str = "gb", pool: str = "ggggbb") -> Task:
+    """Return a task whose examples have these labels; their texts are numbers."""
+    names = {"g": "good", "b": "bad"}
+    examples = [{"label": names[letter], "text": str(n)} for n, letter in enumerate(labels + pool)]
+    return only(template="{text} is", demonstrations=examples[: len(labels)], pool=examples[len(labels) :])
+
+
+def texts(shown) -> list[str]:
+    return [each.fields["text"] for each in shown]
+
+
+def test_the_pool_serves_what_the_demonstrations_do_not():
+    task = pooled()
+    assert texts(task.shown("en")) == ["0", "1"]
+    assert texts(task.shown("en", 1)) == ["0"]
+    assert texts(task.shown("en", 4)) == ["0", "1", "2", "3"]
+    assert task.preamble("en", "own", 3) == "0 isfine\n\n1 ispoor\n\n2 isfine\n\n"
+    assert task.shown("en", 0) == ()
+    with pytest.raises(TaskError, match="task 'mood', en: got num_fewshot 9, expected at most 8"):
+        task.shown("en", 9)
+
+
+@pytest.mark.parametrize("count", range(1, 7))
+def test_a_seed_draws_evenly_over_the_labels(count):
+    """Five good examples and three bad ones: up to six, the counts differ by one at most."""
+    task = pooled()
+    for seed in range(20):
+        shown = task.shown("en", count, seed)
+        n_good = sum(each.label == "good" for each in shown)
+        assert len(set(texts(shown))) == count
+        assert abs(n_good - (count - n_good)) <= 1
+
+
+def test_a_seed_draws_the_same_again_and_another_seed_another():
+    task = pooled()
+    draws = [tuple(texts(task.shown("en", None, seed))) for seed in range(30)]
+    assert draws == [tuple(texts(task.shown("en", None, seed))) for seed in range(30)]
+    assert all(len(draw) == 2 for draw in draws)
+    assert len(set(draws)) > 10
+    assert {text for draw in draws for text in draw} == set("01234567")  # the demonstrations are drawn from, too
+    orders = {tuple(each.label for each in task.shown("en", None, seed)) for seed in range(30)}
+    assert orders == {("good", "bad"), ("bad", "good")}
+
+
+def test_a_seed_draws_parallel_examples_in_all_languages():
+    content = definition()
+    for code in ("en", "de"):
+        labels = ["good", "bad"] * 3
+        examples = [{"label": label, "text": f"{code}{n}"} for n, label in enumerate(labels)]
+        content["languages"][code] |= {"demonstrations": examples[:2], "pool": examples[2:]}
+    task = build(content)
+    for seed in range(5):
+        english, german = (texts(task.shown(code, 4, seed)) for code in ("en", "de"))
+        assert [text[2:] for text in english] == [text[2:] for text in german]
+
+
+# --- other languages' words
+
+
+def test_answers_in_another_language():
+    task = build(definition())
+    assert task.answers("en", "in:de") == {"good": "gut", "bad": "schlecht"}
+    assert task.prompt("de", "in:en", {"text": "Schnee"}) == "Text: Sonne!\nStimmung:fine\n\nText: Schnee\nStimmung:"
+    with pytest.raises(LanguageError, match="task 'mood' has no prompts in 'sw'; it has: en de"):
+        task.answers("de", "in:sw")
+    content = definition()
+    del content["languages"]["de"]["answer_sets"]
+    with pytest.raises(TaskError, match="task 'mood', de: no answer set 'own'; expected english"):
+        build(content).answers("en", "in:de")
+
+
 FAULTS = {
     "labels": ({"labels": ["good", "good"]}, "labels: got ['good', 'good'], expected distinct ids"),
     "one label": ({"labels": ["good"]}, "`labels`: got ['good'], expected at least 2 items"),
@@ -142,6 +264,34 @@ PACK_FAULTS = {
     "demonstration": (
         {"demonstrations": [{"label": "bad", "txt": "x"}]},
         "languages.de.demonstrations[1]: got the fields ['txt'], expected ['text']",
+    ),
+    "pool": ({"pool": [{"label": "meh", "text": "x"}]}, "languages.de.pool[1]: got label 'meh', expected good or bad"),
+    "template beside question": (
+        {"template": "{text}"},
+        "languages.de: got question and cue and template, expected question and cue, or template",
+    ),
+    "no question": ({"question": None}, "languages.de: got cue, expected question and cue, or template"),
+    "nothing": (
+        {"question": None, "cue": None},
+        "languages.de: got no question, expected question and cue, or template",
+    ),
+    "template": (
+        {"question": None, "cue": None, "template": "{txt}"},
+        "languages.de.template: got the fields ['txt'], expected ['text']",
+    ),
+    "format": (
+        {"question": "Text: {text:d}"},
+        "languages.de.question: Unknown format code 'd' for object of type 'str'; write fields as {text}",
+    ),
+    "conversion": ({"question": "{text!x}"}, "languages.de.question: Unknown conversion specifier x; write fields as"),
+    "preamble": ({"preamble": "x"}, "languages.de: got a preamble and demonstrations, expected one of them"),
+    "preamble and pool": (
+        {"preamble": "x", "demonstrations": [], "pool": [{"label": "bad", "text": "x"}]},
+        "languages.de: got a preamble and demonstrations, expected one of them",
+    ),
+    "preamble for no set": (
+        {"preamble": {"owm": "x"}, "demonstrations": []},
+        "languages.de.preamble: got owm, expected answer sets: english or own",
     ),
 }
 

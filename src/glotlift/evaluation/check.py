@@ -12,14 +12,15 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from glotlift.data.read import Table, gold_column, read_items, read_tables
-from glotlift.errors import DataError, LanguageError, ModelError, TaskError, nearest, one_of
+from glotlift.errors import DataError, ModelError, TaskError, nearest, one_of
 from glotlift.languages import is_code
-from glotlift.models.labels import ADVICE as _LABEL_ADVICE
+from glotlift.models.labels import ADVICE as LABEL_ADVICE
 from glotlift.models.labels import Finding, audit_labels, audit_words
 from glotlift.schema import read_yaml, validate
 from glotlift.tasks.load import load_task, sample_pattern
@@ -29,35 +30,34 @@ _FAULTS = {
     "task file": "",
     "language": "",
     "model": "",
-    "prompt": "",
     "test rows": "",
     "answer words": "evaluation has no words to choose between: add `answer_sets`",
     "fields": "evaluation refuses a row without text in every field: fill it in, or take it out in every language",
-    "gold": "evaluation refuses such a row, and where gold is compared as text, as in the original implementation, it can "
-    "never be right: add the word to an answer set of the language, or write label ids",
-    "same tokens": _LABEL_ADVICE["same tokens"],
+    "gold": "evaluation refuses such a row; compared as text, as in the paper's own code, it could never be right: add "
+    "the word to an answer set of the language, or write label ids",
+    "same tokens": LABEL_ADVICE["same tokens"],
 }
 """Kinds of faults -> what follows and what to do, where the finding itself does not say so."""
 
 _WARNINGS = {
     "answer sets": "`--answers` with such a set stops at the language: add its words",
-    "preamble": "`--answers` with such a set stops at the language: write a preamble for it, or one text for all sets",
-    "preamble end": "the first item is not set off as the examples are: in YAML `|+` keeps the last blank line, `|` one "
-    "line break, `|-` none",
-    "cue end": "most tokenizers put it into the token of a word, so that the model reads what it rarely saw: end the cue "
+    "preamble": "`--answers` with such a set stops at the language: add a preamble for it",
+    "preamble end": "the first item is not set off as the examples are: in YAML `|+` keeps blank lines at the end, `|` "
+    "one line break, `|-` none",
+    "cue end": "most tokenizers put it into the token of a word, so the model reads what it rarely saw: end the cue "
     "before it (in YAML `|-` keeps no last line break)",
-    "open quote": 'only the double quote " is closed: end the cue in one, or write a verbatim preamble',
+    "open quote": "only the double quote is closed behind an example's answer: end the cue in one, or write a preamble",
     "uncovered label": "the model is shown no example of such an answer, which it then gives too rarely: add one",
-    "demonstrations": "languages are then compared on unequal prompts, and `num_fewshot` and `demo_seed` choose different "
+    "demonstrations": "languages are compared on unequal prompts, and `num_fewshot` and `demo_seed` choose different "
     "examples: give all languages the same ones in the same order",
     "leakage": "the model is shown the answer of a test row: take the example or the row out",
-    "empty label": "its recall is unknown, and an answer that is never right looks harmless: add rows, or drop the label",
+    "empty label": "its recall is unknown, and a bias against it raises accuracy: add rows, or drop the label",
     "duplicates": "such an item counts more than once, and intervals come out too narrow: take the repeats out",
-    "same fields": "translation has made one text of two, so the label may be wrong: translate anew, or take them out",
-    "untranslated": "the score there is one of the other language: translate them",
+    "same fields": "translation may have made one text of two, and the label wrong: translate anew, or take them out",
+    "untranslated": "what was left in another language is not scored in its own: look at it, and translate it",
     "not parallel": "differences between languages are then differences between items too: keep the same rows",
-    "gold differs": "one of the two is wrong, and the score of the language with it: compare the words of both files",
-    **{kind: advice for kind, advice in _LABEL_ADVICE.items() if kind != "same tokens"},
+    "gold differs": "one of the two is wrong, and the score of its language with it: compare the rows of both files",
+    **{kind: advice for kind, advice in LABEL_ADVICE.items() if kind != "same tokens"},
 }
 """Kinds of warnings, likewise."""
 
@@ -101,7 +101,7 @@ class TaskCheck:
             size = f"task {self.task.name!r}, {languages}, {len(self.task.labels)} labels: "
         yield f"{self.name}: {size}{n_faults}, {n_warnings}"
         if self.rows:
-            yield f"test rows of {self.source}:"
+            yield f"test rows of {'the bundled sample' if self.source == 'sample' else self.source}:"
             counts = {code: self._row_line(code) for code in self.rows}
             yield from (f"  {self._listed(codes)}: {line}" for line, codes in _inverted(counts).items())
         for code, prompt in self.prompts.items():
@@ -115,11 +115,14 @@ class TaskCheck:
                 yield f"\n{title}:"
                 yield from self._blocks(kinds, findings)
         if self.task is not None:
-            yield from self._left_out()
+            yield ""
+            yield from self._extent()
 
     def _row_line(self, code: str) -> str:
-        counts = ", ".join(f"{label} {count}" for label, count in self.labels[code].items())
-        return f"{_count(self.rows[code], 'row')} ({counts})"
+        counts = self.labels[code]
+        unknown = self.rows[code] - sum(counts.values())
+        shown = [f"{label} {count}" for label, count in counts.items()] + [f"without a label {unknown}"] * bool(unknown)
+        return f"{_count(self.rows[code], 'row')} ({', '.join(shown)})"
 
     def _blocks(self, kinds: Mapping[str, str], findings: Sequence[Finding]) -> Iterator[str]:
         for kind, advice in kinds.items():
@@ -136,11 +139,18 @@ class TaskCheck:
     def _listed(self, codes: Sequence[str]) -> str:
         return f"all {len(codes)} languages" if 3 < len(codes) == len(self.languages) else " ".join(codes)
 
-    def _left_out(self) -> Iterator[str]:
+    def _extent(self) -> Iterator[str]:
+        """Yield what was checked and what was not."""
+        if any(each.kind == "task file" for each in self.faults):
+            yield "languages at fault in the task file: not checked further"
         if self.source is None:
-            yield "\ntest rows: not checked; the task file has no `data`, and no --data was given"
+            yield "test rows: not checked; the task file has no `data`, and no --data was given"
+        words = "tokens of the answer words"
         if self.model is None:
-            yield "\ntokens of the answer words: not checked; name a model with --model"
+            yield f"{words}: not checked; name a model with --model"
+        else:
+            done = "not checked" if any(each.kind == "model" for each in self.faults) else "checked"
+            yield f"{words} under the tokenizer of {self.model!r}: {done}"
 
 
 def check_task(
@@ -160,7 +170,9 @@ def check_task(
     if task is None:
         return TaskCheck(name_or_path, faults=tuple(findings))
     codes = tuple(code for code in languages or task.languages if code in task.languages)
-    findings += [_found(code, "language", str(fault)) for code, fault in _unknown(task, languages or ())]
+    if others := [repr(code) for code in languages or () if code not in task.languages]:
+        has = " ".join(task.languages)
+        findings.append(_found("", "language", f"the task has no prompts in {_some(others)}; it has: {has}"))
     source, tables, unreadable = _tables(task, source, codes)
     findings += unreadable
     rows: dict[str, _Rows] = {}
@@ -168,13 +180,12 @@ def check_task(
         rows[code], at_fault = _rows(task, code, table)
         findings += at_fault
     findings += _gold(task, rows)
-    prompts, unwritable = _prompts(task, codes, rows)
-    findings += [*unwritable, *_answer_sets(task, codes), *_packs(task, codes), *_demonstrations(task, codes)]
+    findings += [*_answer_sets(task, codes), *_packs(task, codes), *_demonstrations(task, codes)]
     findings += [*_within(task, rows), *_across(task, rows), *_leakage(task, rows), *_words(task, codes, model)]
     faults = tuple(each for each in findings if each.kind in _FAULTS)
     warnings = tuple(each for each in findings if each.kind in _WARNINGS)
     return TaskCheck(
-        name_or_path, task, codes, source, model, faults, warnings, prompts,
+        name_or_path, task, codes, source, model, faults, warnings, _prompts(task, codes, rows),
         rows={code: len(each.ids) for code, each in rows.items()},
         labels={code: {label: each.labels.count(label) for label in task.labels} for code, each in rows.items()},
     )  # fmt: skip
@@ -213,36 +224,20 @@ def _load(name_or_path: str) -> tuple[Task | None, list[Finding]]:
 def _sentences(fault: TaskError, path: str) -> list[str]:
     """Return the faults that the message of a task file's error holds."""
     body = re.sub(r"^\d+ faults:\n", "", str(fault).removeprefix(f"{path}: "))
-    return [
-        part
-        for line in body.split("\n  ")
-        for part in re.split(r"; (?=languages\.|answer_sets\.|labels:)", line.strip())
-    ]
+    lines = (line.strip() for line in body.split("\n  "))
+    return [part for line in lines for part in re.split(r"; (?=languages\.|answer_sets\.|labels:)", line)]
 
 
-def _unknown(task: Task, languages: Iterable[str]) -> Iterator[tuple[str, LanguageError]]:
-    for code in languages:
-        try:
-            task.pack(code)
-        except LanguageError as fault:
-            yield "", fault
-
-
-def _prompts(task: Task, codes: Iterable[str], rows: Mapping[str, _Rows]) -> tuple[dict[str, str], list[Finding]]:
-    prompts, findings = {}, []
+def _prompts(task: Task, codes: Iterable[str], rows: Mapping[str, _Rows]) -> dict[str, str]:
+    """Return a prompt of every language, in its own words where it has a prompt in them."""
+    prompts = {}
     blank = {field: f"<{field}>" for field in task.fields}
     for code in codes:
-        fields = rows[code].texts[0] if code in rows else blank
         for name in sorted(_named(task, code), key=lambda name: name != "own"):
-            try:
-                prompts[code] = task.prompt(code, name, fields)
+            with suppress(TaskError):  # no preamble for this set, as `_packs` says
+                prompts[code] = task.prompt(code, name, rows[code].texts[0] if code in rows else blank)
                 break
-            except TaskError:  # no preamble for this set; `_packs` says so
-                continue
-            except (ValueError, KeyError, LookupError, AttributeError) as fault:
-                findings.append(_found(code, "prompt", f"got {task.pack(code).layout!r}: {fault}"))
-                break
-    return prompts, findings
+    return prompts
 
 
 def _named(task: Task, code: str) -> dict[str, dict[str, str]]:
@@ -251,17 +246,18 @@ def _named(task: Task, code: str) -> dict[str, dict[str, str]]:
 
 
 def _answer_sets(task: Task, codes: Sequence[str]) -> Iterator[Finding]:
-    having = {
-        name: [code for code in codes if name in _named(task, code)] for code in codes for name in _named(task, code)
-    }
+    """Yield languages without answer words, or without a set that others have."""
+    having: dict[str, list[str]] = defaultdict(list)
+    for code in codes:
+        for name in _named(task, code):
+            having[name].append(code)
     for code in codes:
         if not _named(task, code):
             yield _found(code, "answer words", "no answer set")
         for name, others in having.items():
             if code not in others:
-                yield _found(
-                    code, "answer sets", f"no `{name}`, which {_some(others)} {'has' if len(others) == 1 else 'have'}"
-                )
+                verb = "has" if len(others) == 1 else "have"
+                yield _found(code, "answer sets", f"no `{name}`, which {_some(others)} {verb}")
 
 
 def _packs(task: Task, codes: Iterable[str]) -> Iterator[Finding]:
@@ -271,10 +267,8 @@ def _packs(task: Task, codes: Iterable[str]) -> Iterator[Finding]:
         if pack.layout != pack.layout.rstrip():
             last = "a line break" if pack.layout.endswith("\n") else "a blank"
             yield _found(code, "cue end", f"the cue ends in {last}")
-        elif pack.layout[-1] in _OPENING and (pack.demonstrations or pack.pool):
-            yield _found(
-                code, "open quote", f"the cue ends in {pack.layout[-1]}, and nothing closes the examples' answers"
-            )
+        elif pack.layout[-1] in _OPENING and _examples(task, code):
+            yield _found(code, "open quote", f"the cue ends in {pack.layout[-1]}")
         if pack.preamble is None:
             continue
         for name, words in _named(task, code).items():
@@ -293,37 +287,30 @@ def _packs(task: Task, codes: Iterable[str]) -> Iterator[Finding]:
 
 
 def _demonstrations(task: Task, codes: Sequence[str]) -> Iterator[Finding]:
-    """Yield labels without an example, and languages whose examples are others than those of the first."""
+    """Yield labels without an example, and languages whose examples are not those of the first one, or in its words."""
     structured = [code for code in codes if task.pack(code).preamble is None]
     first = _reference(structured)
     for code in structured:
-        pack = task.pack(code)
-        labels = [shown.label for shown in pack.demonstrations]
+        labels = [shown.label for shown in task.pack(code).demonstrations]
         if labels and (lacking := [label for label in task.labels if label not in labels]):
             yield _found(code, "uncovered label", f"no demonstration of {one_of(map(repr, lacking))}")
-        there = task.pack(first)
-        counts = [(len(each.demonstrations), len(each.pool)) for each in (pack, there)]
-        if counts[0] != counts[1]:
-            here, other = (f"{shown} and a pool of {pool}" for shown, pool in counts)
-            yield _found(code, "demonstrations", f"{here}, where {first} has {other}")
-        elif [each.label for each in _examples(task, code)] != [each.label for each in _examples(task, first)]:
+        here, there = _examples(task, code), _examples(task, first)
+        if list(here) != list(there):
+            packs = (task.pack(each) for each in (code, first))
+            sizes = [f"{len(pack.demonstrations)} and {len(pack.pool)} in the pool" for pack in packs]
+            yield _found(code, "demonstrations", f"{sizes[0]}, where {first} has {sizes[1]}")
+        elif any(shown.label != there[place].label for place, shown in here.items()):
             yield _found(code, "demonstrations", f"other labels, or another order of them, than in {first}")
-        if same := [
-            name for name, shown in _places(task, code) if code != first and (name, shown) in _places(task, first)
-        ]:
-            yield _found(code, "untranslated", f"{_some(same)} as in {first}")
+        same = [place for place, shown in here.items() if place in there and shown.fields == there[place].fields]
+        if same and code != first:
+            yield _found(code, "untranslated", f"the same text as in {first} in {_some(same)}")
 
 
-def _examples(task: Task, code: str) -> tuple[Demonstration, ...]:
-    return (*task.pack(code).demonstrations, *task.pack(code).pool)
-
-
-def _places(task: Task, code: str) -> list[tuple[str, dict[str, str]]]:
-    """Return the fields of a language's examples, with what to call each in a message."""
+def _examples(task: Task, code: str) -> dict[str, Demonstration]:
+    """Return the examples of a language, each under what to call it in a message."""
     pack = task.pack(code)
-    return [(f"demonstrations[{n}]", shown.fields) for n, shown in enumerate(pack.demonstrations, 1)] + [
-        (f"pool[{n}]", shown.fields) for n, shown in enumerate(pack.pool, 1)
-    ]
+    both = {"demonstrations": pack.demonstrations, "pool": pack.pool}
+    return {f"{key}[{number}]": shown for key, listed in both.items() for number, shown in enumerate(listed, 1)}
 
 
 def _words(task: Task, codes: Iterable[str], model: str | None) -> list[Finding]:
@@ -339,12 +326,9 @@ def _words(task: Task, codes: Iterable[str], model: str | None) -> list[Finding]
             findings.append(_found("", "model", str(fault)))
     for code in codes:
         for name in _named(task, code):
-            try:
-                audited = (
-                    audit_words(task, code, name) if tokenizer is None else audit_labels(tokenizer, task, code, name)
-                )
-            except (TaskError, ValueError, LookupError, AttributeError):  # no prompt; `_packs` and `_prompts` say so
-                audited = audit_words(task, code, name)
+            audited = audit_words(task, code, name)
+            with suppress(TaskError):  # no preamble for this set, as `_packs` says
+                audited = audited if tokenizer is None else audit_labels(tokenizer, task, code, name)
             findings += [Finding(each.language, each.kind, f"`{name}`: {each.message}") for each in audited]
     return findings
 
@@ -408,48 +392,47 @@ def _paper_tables(task: Task, folder: str, codes: Iterable[str]) -> tuple[dict[s
 
 
 def _rows(task: Task, code: str, table: Table) -> tuple[_Rows, list[Finding]]:
-    """Return the rows of a language, and what they lack; gold is looked at by `_gold`."""
+    """Return the rows of a language, and what they lack; what gold means is looked at by `_gold`."""
     findings = []
-    columns = task.data.columns if task.data else {}
     texts: list[dict[str, str]] = [{} for _ in table.rows]
     for name in task.fields:
-        column = columns.get(name, name)
-        if all(column not in row for row in table.rows):
-            has = list(table.rows[0])
-            findings.append(
-                _found(code, "fields", f"no column {column!r}{nearest(column, has)}; it has {', '.join(has)}")
-            )
+        column = (task.data.columns if task.data else {}).get(name, name)
         lacking: dict[str, list[int]] = defaultdict(list)
         for index, row in enumerate(table.rows):
-            value = row.get(column)
+            value = row.get(column, "")
             texts[index][name] = value if isinstance(value, str) and value.strip() else ""
-            if not texts[index][name] and column in row:
-                what = (
-                    "is empty" if value is None or value == "" or isinstance(value, str) else f"is {value!r}, not text"
-                )
-                lacking[what].append(index)
-            elif column not in row:
-                lacking["is missing"].append(index)
+            if not texts[index][name]:
+                fault = "is empty" if isinstance(value, str) or value is None else f"is {value!r}, not text,"
+                lacking[fault if column in row else "is missing"].append(index)
         if len(lacking["is missing"]) == len(table.rows):
-            lacking = {}
-        findings += [
-            _found(code, "fields", f"{column!r} {what} in {_numbers(indexes)}")
-            for what, indexes in lacking.items()
-            if indexes
-        ]
+            has = list(table.rows[0])
+            lacking = {f"is no column{nearest(column, has)}; they are {', '.join(has)},": lacking["is missing"]}
+        for fault, at in lacking.items():
+            if at:
+                findings.append(_found(code, "fields", f"{column!r} {fault} in {_numbers(at)} of {len(table.rows)}"))
+    golds = []
     try:
         ids = table.ids()
     except DataError as fault:
         findings.append(_found(code, "test rows", str(fault)))
-        ids = [str(index) for index in range(len(table.rows))]
-    golds: list[Any] = [None] * len(table.rows)
+        ids = _distinct(str(row.get("id", index)) for index, row in enumerate(table.rows))
     try:
         column = gold_column(table, task.data.gold if task.data else None)
         golds = [row.get(column) for row in table.rows]
     except DataError as fault:
         findings.append(_found(code, "test rows", str(fault)))
-        return _Rows(ids, texts, [], [None] * len(ids)), findings
-    return _Rows(ids, texts, golds, [_label(task, code, value) for value in golds]), findings
+    labels = [_label(task, code, value) for value in golds or [None] * len(ids)]
+    return _Rows(ids, texts, golds, labels), findings
+
+
+def _distinct(names: Iterable[str]) -> list[str]:
+    """Return names, a repeated one with its number, so that the other rows can still be compared across languages."""
+    times: Counter[str] = Counter()
+    distinct = []
+    for name in names:
+        times[name] += 1
+        distinct.append(name if times[name] == 1 else f"{name} (again, {times[name]})")
+    return distinct
 
 
 def _label(task: Task, code: str, value: Any) -> str | None:
@@ -487,9 +470,7 @@ def _meaning(task: Task, code: str, value: str, indexes: Sequence[int], rows: Ma
     known = dict.fromkeys([*task.labels, *(word for words in sets.values() for word in words.values())])
     if value in known:
         return ", a word that stands for different labels in different answer sets: write label ids"
-    hints = [
-        f"same as {word!r} but for case, blanks or Unicode form" for word in known if _folded(word) == _folded(value)
-    ]
+    hints = [f"{word!r} but for case, blanks or Unicode form" for word in known if _folded(word) == _folded(value)]
     hints += [
         f"the word for {label!r} in {other}"
         for other in task.languages
@@ -501,17 +482,16 @@ def _meaning(task: Task, code: str, value: str, indexes: Sequence[int], rows: Ma
         labels = {at.get(rows[code].ids[index]) for index in indexes}
         if other != code and len(labels) == 1 and (label := labels.pop()) is not None:
             own = sets.get("own", {}).get(label)
-            hints.append(f"where {other} has {label!r}{f', here {own!r}' if own else ''}")
+            hints.append(f"where {other} has {label!r}{f', whose word here is {own!r}' if own else ''}")
             break
-    guess = nearest(value, known) if not hints or hints[-1].startswith("where") else ""
-    return f", {', '.join(hints)}{guess}" if hints else guess
+    return f", {', '.join(hints)}" if hints else nearest(value, known)
 
 
 def _within(task: Task, rows: Mapping[str, _Rows]) -> Iterator[Finding]:
-    """Yield what is odd in the rows of one language: labels without rows, items that stand twice, fields that are equal."""
+    """Yield what is odd in the rows of one language: labels without rows, items that stand twice, equal fields."""
     for code, here in rows.items():
-        known = [label for label in here.labels if label is not None]
-        if known and (lacking := [label for label in task.labels if label not in known]):
+        lacking = [label for label in task.labels if label not in here.labels]
+        if lacking and None not in here.labels:  # else `gold` says more
             yield _found(code, "empty label", f"no row has {one_of(map(repr, lacking))}")
         places: dict[tuple[str, ...], list[int]] = defaultdict(list)
         for index, texts in enumerate(here.texts):
@@ -556,7 +536,7 @@ def _across(task: Task, rows: Mapping[str, _Rows]) -> Iterator[Finding]:
                 copied[others[0]].append(index)
             seen |= {place: code for place in places if place not in seen}
         for other, indexes in copied.items():
-            yield _found(code, "untranslated", f"the text of {other} in {_numbers(indexes)} of {len(here.ids)}")
+            yield _found(code, "untranslated", f"the same text as in {other} in {_numbers(indexes)} of {len(here.ids)}")
 
 
 def _difference(here: Sequence[str], there: Sequence[str], first: str) -> str:
@@ -566,10 +546,8 @@ def _difference(here: Sequence[str], there: Sequence[str], first: str) -> str:
         text = f"other ids than in {first}"
     more = [name for name in here if name not in set(there)]
     less = [name for name in there if name not in set(here)]
-    only = [
-        f"{_some(map(repr, names))} {where}" for names, where in ((more, "only here"), (less, "only there")) if names
-    ]
-    return f"{text}: {', '.join(only)}"
+    only = {"only here": more, "only there": less}
+    return f"{text}: {', '.join(f'{_some(map(repr, names))} {where}' for where, names in only.items() if names)}"
 
 
 def _leakage(task: Task, rows: Mapping[str, _Rows]) -> Iterator[Finding]:
@@ -579,9 +557,10 @@ def _leakage(task: Task, rows: Mapping[str, _Rows]) -> Iterator[Finding]:
         verbatim = [preamble] if isinstance(preamble, str) else list((preamble or {}).values())
         found = [
             f"{place} is row {index + 1}"
-            for place, shown in _places(task, code)
+            for place, shown in _examples(task, code).items()
             for index, texts in enumerate(here.texts)
-            if {key: text.strip() for key, text in shown.items()} == {key: text.strip() for key, text in texts.items()}
+            if {key: text.strip() for key, text in shown.fields.items()}
+            == {key: text.strip() for key, text in texts.items()}
         ]
         found += [
             f"row {index + 1} stands in the preamble"

@@ -7,6 +7,9 @@ interval and p-value, and roll-ups over groups of languages.
     AUROC               the paired test and interval of DeLong et al. 1988
     calibration error   paired bootstrap, test and interval
 
+A measured calibration error holds the noise of its items, the more of it the better calibrated the model is, and a
+resample holds that twice. So its intervals are of the error measured on this many items, and cautious.
+
 Per language p-values are corrected over the languages by Holm's method. Over languages, *source items* are drawn, each
 with all its translations, since items are parallel across languages and errors on one item go together. What batch
 calibration takes off is held fixed while items are drawn.
@@ -27,6 +30,9 @@ from glotlift.errors import DataError
 from glotlift.evaluation.metrics import LEVEL, auroc_influence, calibration_gaps, expected_calibration_error
 
 N_RESAMPLES = 10_000
+
+FEWEST_ITEMS = 6
+"""With fewer items no exact paired test reaches 5 %: its smallest p-value is 2^(1 - n)."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,8 @@ class Change:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval leaves out zero, and stands on `FEWEST_ITEMS` at least."""
+        return self.n >= FEWEST_ITEMS and (self.low > 0 or self.high < 0)
 
 
 def correctness(a: pd.DataFrame, b: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -184,7 +190,7 @@ class Paired:
 
 
 def compare_auroc(paired: Mapping[str, Paired]) -> list[Change]:
-    """Return the change of AUROC in every language where it is defined."""
+    """Return the change of AUROC in every language where it and its variance are defined."""
     found = {code: areas for code, pair in paired.items() if (areas := _areas(pair)) is not None}
     tested = [_area_change(code, [areas]) for code, areas in found.items()]
     p_values = [_two_sided(change) for change in tested]
@@ -193,7 +199,10 @@ def compare_auroc(paired: Mapping[str, Paired]) -> list[Change]:
 
 
 def group_auroc(name: str, paired: Mapping[str, Paired]) -> Change | None:
-    """Return the change of the mean AUROC over several languages; None where it is defined in none."""
+    """Return the change of the mean AUROC over those of several languages where it and its variance are defined.
+
+    None where that is in none.
+    """
     found = [areas for pair in paired.values() if (areas := _areas(pair)) is not None]
     return _area_change(name, found) if found else None
 
@@ -204,7 +213,9 @@ Areas = tuple[float, float, pd.Series]
 
 def _areas(pair: Paired) -> Areas | None:
     a, b = (auroc_influence(scores, pair.gold, pair.labels) for scores in (pair.a, pair.b))
-    return None if a is None or b is None else (a[0], b[0], pd.Series(b[1] - a[1], index=list(pair.ids)))
+    if a is None or b is None or np.isnan(b[1]).any():
+        return None
+    return a[0], b[0], pd.Series(b[1] - a[1], index=list(pair.ids))
 
 
 def _area_change(name: str, areas: Sequence[Areas]) -> Change:
@@ -217,7 +228,12 @@ def _area_change(name: str, areas: Sequence[Areas]) -> Change:
 def _two_sided(change: Change) -> float:
     half = (change.high - change.low) / 2
     z = abs(change.change) / half * norm.ppf((1 + LEVEL) / 2) if half > 0 else float("inf") * bool(change.change)
-    return float(2 * norm.sf(0 if np.isnan(z) else z))
+    return max(float(2 * norm.sf(0 if np.isnan(z) else z)), _smallest_p(change.n))
+
+
+def _smallest_p(n_items: int) -> float:
+    """Return the smallest p-value of an exact test that exchanges A and B item by item, as McNemar's does."""
+    return 2.0 ** (1 - n_items)
 
 
 def compare_ece(paired: Mapping[str, Paired], *, seed: int = 0) -> list[Change]:
@@ -242,15 +258,22 @@ def _ece_change(name: str, paired: Mapping[str, Paired], seed: int) -> tuple[Cha
         rows = [position[name] for name in pair.ids]
         gaps = [calibration_gaps(scores, pair.gold, pair.labels) for scores in (pair.a, pair.b)]
         measured.append([expected_calibration_error(each) for each in gaps])
-        counts = np.maximum(drawn[:, rows].sum(1), 1)
-        errors = [np.abs(drawn[:, rows] @ each.astype(np.float32)).sum(1) / counts for each in gaps]
+        counts = np.maximum(drawn @ _at(rows, np.ones((len(rows), 1)), len(ids)), 1)[:, 0]
+        errors = [np.abs(drawn @ _at(rows, each, len(ids))).sum(1) / counts for each in gaps]
         resampled.append(errors[1] - errors[0])
     changes = np.mean(resampled, axis=0)
     low, high = np.quantile(changes, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     a, b = np.mean(measured, axis=0)
     tail = min((changes <= 0).mean(), (changes >= 0).mean())
-    p = float(min(1.0, max(2 * tail, 2 / len(changes))))
+    p = float(min(1.0, max(2 * tail, 2 / len(changes), _smallest_p(len(ids)))))
     return Change(name, len(ids), float(a), float(b), float(b - a), float(low), float(high), languages=len(paired)), p
+
+
+def _at(rows: Sequence[int], values: np.ndarray, n_items: int) -> np.ndarray:
+    """Return values at the rows of their items, zeros elsewhere, in fp32. *Shape:* (items, columns)."""
+    table = np.zeros((n_items, values.shape[1]), np.float32)
+    table[rows] = values
+    return table
 
 
 @dataclass(frozen=True)
@@ -261,7 +284,8 @@ class Consistency:
         mean: mean over pairs of languages, 0 to 1; 1 where all languages have the same items right.
         low: lower end of its interval, clustered by source item.
         high: upper end.
-        pairs: language -> language -> items right in both / items right in either, None where none is.
+        pairs: language -> language -> items right in both / items right in either, of those that both have; None where
+            none is.
     """
 
     mean: float
@@ -277,13 +301,13 @@ def consistency(right: Mapping[str, pd.Series], *, seed: int = 0) -> Consistency
         right: language -> whether each item is right, indexed by id.
         seed: of the bootstrap.
     """
-    table = pd.concat(right, axis=1, join="inner").astype(float)
-    if table.shape[1] < 2 or table.empty:
+    if len(right) < 2:
         return None
-    values = table.to_numpy()
+    table = pd.concat({code: each.astype(float) for code, each in right.items()}, axis=1)
+    values = table.to_numpy()  # NaN where a language lacks the item
     first, second = np.triu_indices(values.shape[1], k=1)
-    both = values[:, first] * values[:, second]
-    either = np.maximum(values[:, first], values[:, second])
+    both = np.nan_to_num(values[:, first] * values[:, second])
+    either = np.nan_to_num(np.maximum(values[:, first], values[:, second]))
     share = _ratio(both.sum(0), either.sum(0))
     drawn = _resamples(len(values), seed)
     with warnings.catch_warnings():
@@ -311,10 +335,13 @@ def _resamples(n_items: int, seed: int) -> np.ndarray:
 
     Fp32 holds these counts and their sums exactly. *Shape:* (resamples, items).
     """
-    generator, uniform = np.random.default_rng(seed), np.full(n_items, 1 / n_items)
+    generator = np.random.default_rng(seed)
     drawn = np.empty((N_RESAMPLES, n_items), np.float32)
-    for row in drawn:
-        row[:] = generator.multinomial(n_items, uniform)
+    for rows in np.array_split(
+        drawn, max(1, N_RESAMPLES // 100)
+    ):  # some at a time: a loop over all takes longer than the rest
+        items = generator.integers(n_items, size=rows.shape) + np.arange(len(rows))[:, None] * n_items
+        rows[:] = np.bincount(items.ravel(), minlength=rows.size).reshape(rows.shape)
     return drawn
 
 

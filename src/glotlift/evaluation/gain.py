@@ -67,8 +67,9 @@ def parts_sentence(key: str, parts: Mapping[str, Change]) -> str:
     if len(clear) == 3:
         verdict = "all three are clear of zero"
     return (
-        f"Of the change of {_points(gain)} points in raw accuracy on {key}, {listed[0]} (which label the model "
-        f"prefers), {listed[1]} (also there with arbitrary answer words) and {listed[2]} (the rest): {verdict}."
+        f"Of the change of {_points(gain)} points in raw accuracy on {key}, mean over {n_languages(gain.languages)}, "
+        f"{listed[0]} (which label the model prefers), {listed[1]} (also there with arbitrary answer words) and "
+        f"{listed[2]} (the rest): {verdict}."
     )
 
 
@@ -81,16 +82,21 @@ def percent_points(value: float) -> str:
     return f"{value * 100 + 0:+.1f}".replace("-0.0", "+0.0")
 
 
+def n_languages(number: int) -> str:
+    """Return `1 language`, `2 languages` and so on."""
+    return f"{number} language{'s' * (number != 1)}"
+
+
 def change_sentence(
     key: str, groups: Mapping[str, Change], calibrated: Mapping[str, Change], means: Mapping[str, Mapping[str, Any]]
 ) -> str:
     """Return what tuning changed, in words; nothing is called a change whose interval crosses zero."""
     parts = [
-        f"On {key}, {_change_words('raw accuracy', groups['all'])}, mean over {groups['all'].languages} languages."
+        f"On {key}, {_change_words('raw accuracy', groups['all'])}, mean over {n_languages(groups['all'].languages)}."
     ]
     if "unseen" in groups:
         parts.append(
-            f"On the {groups['unseen'].languages} languages never tuned on, {_change_words('it', groups['unseen'])}."
+            f"On the {n_languages(groups['unseen'].languages)} never tuned on, {_change_words('it', groups['unseen'])}."
         )
     fair = calibrated["all"]
     parts.append(

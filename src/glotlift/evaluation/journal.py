@@ -1,14 +1,16 @@
 """Scores that are kept as they are computed, batch by batch, until a prediction file is whole.
 
 Enters: scores of items. Leaves: `predictions/<variant>/<task>/.<language>.<process>.jsonl`: a line that says what all
-numbers depend on, then a line a batch, each forced to the disk. A process that is killed loses the batch it was at; a
-line it could not finish is not read. Numbers are written so that they are read back bit for bit.
+numbers depend on, then a line a batch with its checksum, each forced to the disk. A process that is killed loses the
+batch it was at; a line that is torn or damaged is not read, so its batch runs again. Numbers are written so that they
+are read back bit for bit.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -52,7 +54,7 @@ class Journal:
         found: dict[int, LabelScores] = {}
         for file in self._files():
             for line in self._whole_lines(file)[1:]:
-                found |= {int(index): LabelScores(*map(tuple, scores)) for index, scores in json.loads(line).items()}
+                found |= _scores(line)
         return found
 
     def append(self, scores: Mapping[int, LabelScores]) -> None:
@@ -61,7 +63,8 @@ class Journal:
         Raises:
             OutputError: the folder cannot be written, or the disk is full.
         """
-        line = json.dumps({index: astuple(each) for index, each in scores.items()}, allow_nan=False) + "\n"
+        content = {str(index): astuple(each) for index, each in scores.items()}
+        line = json.dumps({"scores": content, "crc32": _checksum(content)}, allow_nan=False) + "\n"
         with saving(self._file):
             if not self._is_open:  # without what a killed process left unfinished, or another model wrote
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -84,9 +87,25 @@ class Journal:
     def _whole_lines(self, file: Path) -> list[str]:
         """Return the finished lines of a journal, none where it is of another fingerprint."""
         try:
-            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        except (FileNotFoundError, UnicodeDecodeError):
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        except FileNotFoundError:
             return []
         if lines and not lines[-1].endswith("\n"):
             del lines[-1]
         return lines if lines[:1] == [self._head] else []
+
+
+def _scores(line: str) -> dict[int, LabelScores]:
+    """Return the scores of a line, none where it is damaged."""
+    try:
+        entry = json.loads(line)
+        content, checksum = entry["scores"], entry["crc32"]
+    except (ValueError, TypeError, KeyError):
+        return {}
+    if checksum != _checksum(content):
+        return {}
+    return {int(index): LabelScores(*map(tuple, scores)) for index, scores in content.items()}
+
+
+def _checksum(content: object) -> int:
+    return zlib.crc32(json.dumps(content).encode())

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import log_softmax
+from scipy.special import log_softmax, logsumexp
 from scipy.stats import binomtest, rankdata
 
 SCORINGS = ("sequence", "prefix-mass", "first-token")
@@ -170,7 +170,7 @@ def batch_calibrated(log_probabilities: np.ndarray) -> np.ndarray:
 def content_free_prior(content_free: Sequence[Mapping[str, Sequence[float]]], scoring: str) -> np.ndarray:
     """Return the log of each label's probability for content-free inputs, mean over these. *Shape:* (labels,)."""
     scores = np.array([each[scoring.replace("-", "_")] for each in content_free], float)
-    return np.log(np.exp(_renormalised(scores, scoring)).mean(0))
+    return logsumexp(_renormalised(scores, scoring), axis=0) - np.log(len(scores))
 
 
 def calibration_gaps(log_probabilities: np.ndarray, gold: np.ndarray, labels: Sequence[str]) -> np.ndarray:
@@ -221,7 +221,7 @@ def auroc_influence(
     They add up over labels and over languages, which gives intervals for means of areas over parallel items.
 
     Returns:
-        The area, and *shape* (items,).
+        The area, and *shape* (items,); NaN for the only item of a label, since one tells no variance.
     """
     areas, influences = [], []
     for column, label in enumerate(labels):
@@ -238,7 +238,7 @@ def auroc_influence(
         area = float(placement[is_label].mean())
         influence = np.empty(len(gold))
         for side, n_side in ((is_label, n_in), (~is_label, n_out)):
-            influence[side] = (placement[side] - area) / np.sqrt(n_side * max(n_side - 1, 1))
+            influence[side] = (placement[side] - area) / np.sqrt(n_side * (n_side - 1)) if n_side > 1 else np.nan
         areas.append(area)
         influences.append(influence)
     if not areas:

@@ -27,7 +27,7 @@ from glotlift.evaluation.compare import (
     group_ece,
     group_mean,
 )
-from glotlift.evaluation.gain import change_sentence, gain_parts, parts_sentence
+from glotlift.evaluation.gain import change_sentence, gain_parts, n_languages, parts_sentence
 from glotlift.evaluation.metrics import LanguageScore, decide, label_log_probabilities, score_language
 from glotlift.languages import members
 from glotlift.runs import read_parquet, versions
@@ -60,6 +60,10 @@ class Predictions:
     def languages(self) -> list[str]:
         """Codes."""
         return list(next(iter(self.frames.values())))
+
+    def ids(self, code: str) -> set[str]:
+        """Return the ids of a language's items."""
+        return set(next(iter(self.frames.values()))[code]["id"])
 
     def free(self, variant: str, code: str) -> Sequence[Mapping[str, Sequence[float]]]:
         """Return the scores of the content-free inputs of a file, empty where none were run."""
@@ -298,17 +302,30 @@ def _rollups(
 
 
 def _arbitrary_siblings(test_sets: Sequence[Predictions]) -> dict[str, str]:
-    """Return test set -> the test set of the same task and demonstrations with `arbitrary` answers."""
+    """Return test set -> the test set of the same task, demonstrations and items with `arbitrary` answers."""
+    controls = [each for each in test_sets if each.metadata["answers"] == "arbitrary"]
+    others = [each for each in test_sets if each.metadata["answers"] != "arbitrary"]
+    found: dict[str, str] = {}
+    for control in controls:
+        for own in others:
+            if _is_control(control, own):
+                found.setdefault(own.key, control.key)
+    return found
 
-    def about(each: Predictions) -> tuple[Any, Any]:
-        return each.metadata.get("task_name"), each.metadata.get("demo_seed")
 
-    controls = {about(each): each.key for each in test_sets if each.metadata["answers"] == "arbitrary"}
-    return {
-        each.key: controls[about(each)]
-        for each in test_sets
-        if each.metadata["answers"] != "arbitrary" and about(each) in controls and about(each)[0] is not None
-    }
+def _is_control(control: Predictions, own: Predictions) -> bool:
+    about = [(each.metadata.get("task_name"), each.metadata.get("demo_seed")) for each in (control, own)]
+    if about[0] != about[1] or about[0][0] is None:
+        return False
+    common = _common(own, control)
+    return bool(common) and all(
+        control.num_fewshot.get(code) == own.num_fewshot.get(code) and control.ids(code) == own.ids(code)
+        for code in common
+    )
+
+
+def _common(one: Predictions, other: Predictions) -> list[str]:
+    return [code for code in one.languages if code in other.languages]
 
 
 def _parts(key: str, test_sets: Sequence[Predictions], control: str, seed: int) -> dict[str, Any]:
@@ -316,9 +333,7 @@ def _parts(key: str, test_sets: Sequence[Predictions], control: str, seed: int) 
     if set(by_key[key].frames) != {"base", "tuned"}:
         return {}
     own, other = by_key[key], by_key[control]
-    common = [code for code in own.languages if code in other.languages]
-    if not common:
-        return {}
+    common = _common(own, other)
     raw, fair, arbitrary = own.paired("none"), own.paired("batch"), other.paired("batch")
     parts = gain_parts(*({code: each[code] for code in common} for each in (raw, fair, arbitrary)), seed=seed)
     return {"parts": {name: asdict(part) for name, part in parts.items()}, "parts_sentence": parts_sentence(key, parts)}
@@ -326,21 +341,34 @@ def _parts(key: str, test_sets: Sequence[Predictions], control: str, seed: int) 
 
 def _over_test_sets(test_sets: Sequence[Predictions], tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return what several test sets of one task say together: the language grid, the spread over demonstrations."""
-    grid: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-    draws: dict[str, list[str]] = {}
+    cells: dict[str, dict[str, dict[str, dict[str, list[float]]]]] = {}
+    draws: dict[tuple[Any, ...], list[str]] = {}
     for each in test_sets:
         name, answers = each.metadata.get("task_name", each.key), each.metadata["answers"]
         if answers.startswith("in:"):
             for variant in each.frames:
-                rows = grid.setdefault(name, {}).setdefault(variant, {})
+                rows = cells.setdefault(name, {}).setdefault(variant, {})
                 for code in each.languages:
                     accuracy = tasks[each.key]["languages"][code][variant]["accuracy"]
-                    rows.setdefault(code, {})[answers.removeprefix("in:")] = accuracy
-        if each.metadata.get("demo_seed") is not None:
-            draws.setdefault(f"{name}.{answers}", []).append(each.key)
+                    rows.setdefault(code, {}).setdefault(answers.removeprefix("in:"), []).append(accuracy)
+        if each.metadata.get("demo_seed") is not None:  # draws are of the same languages and number of demonstrations
+            shots = [(code, each.num_fewshot.get(code)) for code in each.languages]
+            draws.setdefault((f"{name}.{answers}", *shots), []).append(each.key)
+    grid = {
+        name: {variant: {code: _each_mean(row) for code, row in rows.items()} for variant, rows in by_variant.items()}
+        for name, by_variant in cells.items()
+    }
     out: dict[str, Any] = {"answer_language_grid": grid} if grid else {}
-    spread = {name: _spread(keys, tasks) for name, keys in draws.items() if len(keys) > 1}
+    spread: dict[str, dict[str, Any]] = {}
+    for (name, *_), keys in draws.items():
+        if len(keys) > 1:
+            spread[f"{name}.{keys[0]}" if name in spread else name] = _spread(keys, tasks)
     return out | ({"demonstration_spread": spread} if spread else {})
+
+
+def _each_mean(row: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return mean accuracies, where demonstrations are drawn several times over the draws."""
+    return {answers: float(np.mean(values)) for answers, values in row.items()}
 
 
 def _spread(keys: Sequence[str], tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -363,9 +391,9 @@ def _summary(values: Sequence[float]) -> dict[str, float]:
             "max": float(array.max())}  # fmt: skip
 
 
-def _base_sentence(key: str, means: Mapping[str, Any], n_languages: int) -> str:
+def _base_sentence(key: str, means: Mapping[str, Any], number: int) -> str:
     area = "undefined" if means["auroc"] is None else f"{means['auroc']:.3f}"
     return (
-        f"On {key}, the model is right on {means['accuracy_raw']:.1%} of the items, mean over {n_languages} languages; "
+        f"On {key}, the model is right on {means['accuracy_raw']:.1%} of the items, mean over {n_languages(number)}; "
         f"after batch calibration on {means['accuracy_calibrated']:.1%} (AUROC {area})."
     )

@@ -306,18 +306,20 @@ def _first_tokens(tokenizer: PreTrainedTokenizerBase, paths: Mapping[str, Sequen
 
 
 def _shared_mass(tokenizer: PreTrainedTokenizerBase, counted: Mapping[str, frozenset[int]]) -> list[str]:
+    """Return which tokens count for several words; first where that leaves a word no tokens of its own."""
     words_of: dict[int, tuple[str, ...]] = {}
     for word, tokens in counted.items():
         for token in tokens:
             words_of[token] = (*words_of.get(token, ()), word)
-    found = []
+    nested = [(a, b) for a, b in permutations(counted, 2) if counted[a] and counted[a] < counted[b]]
+    found = [f"all tokens of {a!r} count for {b!r} too" for a, b in nested]
     for group, tokens in _groups(words_of, at_least=1).items():
         if len(group) > 1:
-            shown = ", ".join(_piece(tokenizer, token) for token in sorted(tokens)[:3])
-            of = f"{shown}{', ...' if len(tokens) > 3 else ''}"
-            found.append(f"{len(tokens)} token{'s' * (len(tokens) > 1)} ({of}) count for {_listed(group)}")
-    pairs = [(a, b) for a, b in permutations(counted, 2) if counted[a] and counted[a] <= counted[b]]
-    return [f"all tokens of {a!r} count for {b!r} too" for a, b in pairs] + found
+            shown = ", ".join(_piece(tokenizer, token) for token in sorted(tokens)[:3]) + ", ..." * (len(tokens) > 3)
+            count = f"{len(tokens)} tokens ({shown}) count" if len(tokens) > 1 else f"1 token ({shown}) counts"
+            alone = all(counted[word] == frozenset(tokens) for word in group)
+            found.append(f"{count} for {_listed(group)}{', which so always tie' if alone else ''}")
+    return found
 
 
 def _groups(keys: Mapping[Any, Any], at_least: int = 2) -> dict[Any, list[Any]]:

@@ -15,10 +15,11 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from glotlift.reporting.figures import Figure
+from glotlift.reporting.across import grids, members, spreads
+from glotlift.reporting.figures import Figure, slug
 from glotlift.reporting.names import language, listing, ordered
 from glotlift.reporting.read import RunFiles
-from glotlift.reporting.table import build_table, markdown_rows
+from glotlift.reporting.table import beside, build_table, markdown_rows
 
 _DEMO = "google/gemma-3-270m"
 """Hub id of the weights that the model name `demo` stands for."""
@@ -43,15 +44,26 @@ def model_card(run: RunFiles, figures: Sequence[Figure]) -> str:
         lstrip_blocks=True,
     )
     scores = {"glotlift": run.scores}
+    elsewhere = members(run.scores)
+    across = [
+        {
+            "sentence": each.sentence,
+            "figure": next((figure for figure in figures if figure.name == f"{kind}-{slug(each.name)}"), None),
+        }
+        for kind, found in (("grid", grids(run.scores)), ("spread", spreads(run.scores)))
+        for each in found
+    ]
     tasks = [
         {
             "key": key,
             "sentence": task.get("sentence", ""),
+            "parts_sentence": task.get("parts_sentence", ""),
             "table": Markup(_table(markdown_rows(build_table(scores, key)))),
             "figure": next((figure for figure in figures if figure.section == "results" and figure.task == key), None),
             "collapsed": _collapsed(scores, key),
         }
         for key, task in run.scores.get("tasks", {}).items()
+        if key not in elsewhere
     ]
     return environment.get_template("card.md.jinja").render(
         front_matter=Markup(front_matter(run)),
@@ -63,7 +75,15 @@ def model_card(run: RunFiles, figures: Sequence[Figure]) -> str:
         settings=_settings(run.recipe.get("train") or {}),
         versions=", ".join(f"{package} {version}" for package, version in run.versions.items()),
         tasks=tasks,
+        across=across,
+        measures=_measures(run.scores),
     )
+
+
+def _measures(scores: dict[str, Any]) -> set[str]:
+    """Return the measures that any table has beside accuracy."""
+    tasks = scores.get("tasks", {}).values()
+    return {measure for task in tasks for measure in beside(task, scores["variants"])}
 
 
 def front_matter(run: RunFiles) -> str:

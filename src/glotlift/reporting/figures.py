@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from glotlift.reporting.charts import accuracy_chart, balance_chart, loss_chart
+from glotlift.reporting.across import grids, members, spreads
+from glotlift.reporting.charts import accuracy_chart, balance_chart, loss_chart, parts_chart, spread_chart
+from glotlift.reporting.heatmaps import consistency_chart, grid_chart
 from glotlift.reporting.inside import correlation_chart, entropy_chart, lens_chart, pca_chart
 from glotlift.reporting.names import language
 from glotlift.reporting.read import RunFiles
+from glotlift.reporting.table import decided
 from glotlift.reporting.theme import to_svg
 
 _ACCURACY = (
@@ -22,10 +25,46 @@ _ACCURACY = (
     "preference for a label; it assumes that the labels are about equally frequent among the items. A language that "
     "gains much from left to right was held back by such a preference."
 )
+_ACCURACY_CALIBRATED = (
+    "Left: accuracy after batch calibration, which takes out a constant preference for a label, with its 95 % Wilson "
+    "interval; it assumes that the labels are about equally frequent among the items. Right: the same without "
+    "calibration. A language that loses much from left to right is held back by such a preference."
+)
+_ACCURACY_CONTEXTUAL = (
+    "Left: accuracy after contextual calibration, which takes off what the model answers to content-free inputs, with "
+    "its 95 % Wilson interval. Right: after batch calibration, which takes off each label's mean over the items. Where "
+    "the two differ much, content-free inputs do not show the preference that the items meet."
+)
+_ACCURACY_BY = {"raw": _ACCURACY, "calibrated": _ACCURACY_CALIBRATED, "contextual": _ACCURACY_CONTEXTUAL}
 _ACCURACY_PAIRED = (
-    " A distance between base and tuned that is wide on the left and narrow on the right comes from a shift of "
-    "preference, not from telling the items apart. Do not read overlapping intervals as a test: base and tuned answer "
+    " Do not read overlapping intervals as a test: base and tuned answer "
     "the same items, and the paired interval of the change stands in the table."
+)
+_PREFERENCE = (
+    " A distance between base and tuned that is wide on the left and narrow on the right comes from a shift of "
+    "preference, not from telling the items apart."
+)
+_PARTS = (
+    "The parts add up to the change in raw accuracy. Bias: what batch calibration takes off the gain. Format: the "
+    "calibrated gain with arbitrary answer words, which their meaning cannot explain. Understanding: the rest of the "
+    "calibrated gain. Intervals are clustered by source item. A hollow part is not clear of zero: not shown to be "
+    "there, nor to be absent; the split rests on one set of arbitrary words."
+)
+_CONSISTENCY = (
+    "A cell near 100 says that two languages succeed on the same items. It is no measure of quality: two languages in "
+    "which the same label has all predictions agree on every item, and high accuracy alone makes for high values. Read "
+    "it beside accuracy and the labels predicted."
+)
+_CONSISTENCY_PAIRED = " Base and tuned are on one scale; no interval of the difference is given, so none is claimed."
+_GRID = (
+    "Each cell is one prompt language with the answer words of one language; on the frame they are the same. Columns "
+    "that are dark all over are answer words that serve every prompt, often those of the model's main language. Single "
+    "cells have no interval here: read rows and columns, and the tables below for intervals."
+)
+_SPREAD = (
+    "Only the demonstrations differ between draws; the items are the same. A difference between models or languages "
+    "that is smaller than this spread may be one of the demonstrations. The standard deviation is one over few draws, "
+    "not a confidence interval, and says nothing of other items."
 )
 _BALANCE = (
     "How often each label is predicted. A bar of one colour is a model that always says the same word; its accuracy is "
@@ -70,8 +109,8 @@ class Figure:
 
     Attributes:
         name: stem of its files.
-        section: of the page: `results`, `inside` or `training`.
-        task: key of the test set it shows, empty in `training`.
+        section: of the page: `results`, `parts`, `consistency`, `across`, `inside` or `training`.
+        task: key of the test set it shows, in `across` name of the grid or spread, empty in `training`.
         alt: what it shows, in a few words.
         caption: a paragraph.
         svg: the drawing.
@@ -87,14 +126,16 @@ class Figure:
 
 def figures(run: RunFiles) -> Iterator[Figure]:
     """Yield the figures that the files of a run allow."""
-    is_paired = "tuned" in run.scores.get("variants", ())
-    accuracy = _ACCURACY + _ACCURACY_PAIRED * is_paired
-    balance = _BALANCE + _BALANCE_PAIRED * is_paired
-    for key, task in run.scores.get("tasks", {}).items():
-        shown = f"{key} in {len(task['languages'])} languages"
-        yield _figure("accuracy", "results", key, f"Accuracy on {shown}", accuracy, accuracy_chart(run.scores, key))
-        alt = f"Share of each label among the predictions on {shown}"
-        yield _figure("balance", "results", key, alt, balance, balance_chart(run.scores, key))
+    shown_across = members(run.scores)
+    for key in run.scores.get("tasks", {}):
+        if key not in shown_across:
+            yield from _of_test_set(run.scores, key)
+    for grid in grids(run.scores):
+        alt = f"Accuracy on {grid.name} by language of prompt and answer words"
+        yield _figure("grid", "across", grid.name, alt, _GRID, grid_chart(grid))
+    for spread in spreads(run.scores):
+        alt = f"Accuracy on {spread.name} over {len(spread.test_sets)} draws of demonstrations, by language"
+        yield _figure("spread", "across", spread.name, alt, _SPREAD, spread_chart(run.scores, spread))
     for key, frame in run.lens.items():
         alt = f"Probability mass of label words over the layers on {key}, a panel a language"
         yield _figure("lens", "inside", key, alt, _LENS, lens_chart(frame, key))
@@ -111,6 +152,23 @@ def figures(run: RunFiles) -> Iterator[Figure]:
     if any("loss" in entry and "step" in entry for entry in run.history.get("log", ())):
         svg = to_svg(loss_chart(run.history), "Loss over the optimizer steps")
         yield Figure("loss", "training", "", "Loss over the optimizer steps", _LOSS, svg)
+
+
+def _of_test_set(scores: dict[str, Any], key: str) -> Iterator[Figure]:
+    task, is_paired = scores["tasks"][key], "tuned" in scores["variants"]
+    shown = f"{key} in {len(task['languages'])} languages"
+    preference = _PREFERENCE if decided(task) == "raw" else ""
+    caption = _ACCURACY_BY[decided(task)] + (preference + _ACCURACY_PAIRED) * is_paired
+    yield _figure("accuracy", "results", key, f"Accuracy on {shown}", caption, accuracy_chart(scores, key))
+    alt = f"Share of each label among the predictions on {shown}"
+    yield _figure("balance", "results", key, alt, _BALANCE + _BALANCE_PAIRED * is_paired, balance_chart(scores, key))
+    if parts := task.get("parts"):
+        alt = f"Bias, format and understanding in the change of accuracy on {key}"
+        yield _figure("parts", "parts", key, alt, _PARTS, parts_chart(parts, key))
+    if len(task["languages"]) > 2 and any((task.get("consistency") or {}).values()):
+        alt = f"Share of items right in both of two languages on {key}, each pair of languages"
+        caption = _CONSISTENCY + _CONSISTENCY_PAIRED * is_paired
+        yield _figure("consistency", "consistency", key, alt, caption, consistency_chart(scores, key))
 
 
 def _figure(kind: str, section: str, key: str, alt: str, caption: str, chart: Any) -> Figure:

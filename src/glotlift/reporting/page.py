@@ -14,17 +14,31 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from glotlift.reporting.across import grids, members, spreads
 from glotlift.reporting.card import model_card
-from glotlift.reporting.figures import Figure, figures
+from glotlift.reporting.charts import second_accuracy
+from glotlift.reporting.figures import Figure, figures, slug
 from glotlift.reporting.names import SEEN, UNSEEN, language, listing
 from glotlift.reporting.read import RunFiles, read_run
-from glotlift.reporting.table import NEARLY_ALL, Row, arrow, build_table, change_cell, percent, points
+from glotlift.reporting.table import (
+    NEARLY_ALL,
+    SIGNIFICANT,
+    Row,
+    arrow,
+    build_table,
+    change_cell,
+    decided,
+    group_changes,
+    language_change,
+    percent,
+    points,
+    rollup_table,
+)
 from glotlift.reporting.theme import LABELS, inline, save
 from glotlift.runs import write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-_SIGNIFICANT = 0.05
 _MANY = 12
 """So many entries of a list or mapping are shown in full."""
 
@@ -78,29 +92,84 @@ def render_page(run: RunFiles, drawn: Sequence[Figure]) -> str:
         {"number": number, "figure": figure, "svg": Markup(inline(figure.svg))}
         for number, figure in enumerate(drawn, 1)
     ]
-    tasks = []
-    for key, task in run.scores.get("tasks", {}).items():
-        table = build_table({"glotlift": run.scores}, key)
-        tasks.append(
-            {
-                "key": key,
-                "task": task,
-                "table": table,
-                "key_numbers": key_numbers(task, table.groups),
-                "colors": dict(zip(task["labels"], LABELS * len(task["labels"]), strict=False)),
-                "figures": [e for e in shown if e["figure"].section == "results" and e["figure"].task == key],
-            }
-        )
+    tasks = [_entry(run.scores, key, shown) for key in run.scores.get("tasks", {})]
+    drawn_across = members(run.scores)
     return environment.get_template("report.html.jinja").render(
         run=run,
         headline=headline(run),
-        tasks=tasks,
+        tasks=[entry for entry in tasks if entry["key"] not in drawn_across],
+        members=[entry for entry in tasks if entry["key"] in drawn_across],
+        across=_across(run.scores, shown),
         inside=[e for e in shown if e["figure"].section == "inside"],
         training=[e for e in shown if e["figure"].section == "training"],
         training_facts=training_facts(run),
         audit_facts=facts(run.audit),
         stages=stage_rows(run),
     )
+
+
+def _entry(scores: Mapping[str, Any], key: str, shown: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the page shows of a test set.
+
+    Args:
+        scores: what scores.json holds under `glotlift`.
+        key: of the test set.
+        shown: all figures, with number and drawing.
+    """
+    task = scores["tasks"][key]
+    table = build_table({"glotlift": scores}, key)
+
+    def drawings(section: str) -> list[Mapping[str, Any]]:
+        return [e for e in shown if e["figure"].section == section and e["figure"].task == key]
+
+    return {
+        "key": key,
+        "task": task,
+        "table": table,
+        "measures": [column.key for column in table.columns],
+        "has_changes": any("changes" in entry for entry in task["languages"].values()),
+        "key_numbers": key_numbers(task, table.groups),
+        "colors": dict(zip(task["labels"], LABELS * len(task["labels"]), strict=False)),
+        "figures": drawings("results"),
+        "parts": drawings("parts"),
+        "rollups": rollup_table(task, scores["variants"]),
+        "consistency": consistency_sentence(task),
+        "consistency_figures": drawings("consistency"),
+    }
+
+
+def _across(scores: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what the page shows of each grid and each spread."""
+
+    def drawings(kind: str, name: str) -> list[Mapping[str, Any]]:
+        return [e for e in shown if e["figure"].name == f"{kind}-{slug(name)}" and e["figure"].section == "across"]
+
+    of_grids = [
+        {"title": f"{grid.name}: languages of prompt and answer", "sentence": grid.sentence,
+         "figures": drawings("grid", grid.name)}
+        for grid in grids(scores)
+    ]  # fmt: skip
+    return of_grids + [
+        {"title": f"{spread.name}: draws of demonstrations", "sentence": spread.sentence,
+         "figures": drawings("spread", spread.name)}
+        for spread in spreads(scores)
+    ]  # fmt: skip
+
+
+def consistency_sentence(task: Mapping[str, Any]) -> str:
+    """Return how often items are right in two languages at once, and how to read it; empty where it is not known."""
+    found = {variant: entry for variant, entry in (task.get("consistency") or {}).items() if entry}
+    if not found:
+        return ""
+    parts = [
+        f"{percent(entry['mean'])} % ({variant}, 95 % interval {percent(entry['low'])} to {percent(entry['high'])})"
+        for variant, entry in found.items()
+    ]
+    text = (
+        "Of the items that are right in at least one of two languages, the share that is right in both, mean over "
+        f"pairs of languages: {', '.join(parts)}. 100 % would be the same items right in every language."
+    )
+    return text.replace(" %", "\u00a0%")
 
 
 def headline(run: RunFiles) -> str:
@@ -119,21 +188,23 @@ def key_numbers(task: Mapping[str, Any], groups: Mapping[str, list[Row]]) -> lis
         task: the task's entry in the scores.
         groups: the rows of its results table.
     """
-    means, changes = task.get("means", {}), task.get("groups", {})
+    means, measure = task.get("means", {}), decided(task)
+    changes = group_changes(task, measure)
     titles = {"all": "All languages", "seen": SEEN, "unseen": UNSEEN}
     if SEEN not in groups:
         titles = {"all": "All languages"}
     numbers = [_change_number(title, changes[name]) for name, title in titles.items() if name in changes]
-    if fair := task.get("calibrated_groups", {}).get("all"):
-        numbers.append(_change_number("All, calibrated", fair))
+    other, title = ("raw", "All, raw") if measure == "calibrated" else ("calibrated", "All, calibrated")
+    if beside := group_changes(task, other).get("all"):
+        numbers.append(_change_number(title, beside))
     if not changes and "base" in means:
         numbers.append(KeyNumber("Accuracy", percent(means["base"]["accuracy"]), "%", "mean over languages"))
-        calibrated = percent(means["base"]["accuracy_calibrated"])
-        numbers.append(KeyNumber("Calibrated", calibrated, "%", "after batch calibration, mean over languages"))
-    if entries := [entry["change"] for entry in task["languages"].values() if "change" in entry]:
-        clear = [entry for entry in entries if entry["p_holm"] is not None and entry["p_holm"] < _SIGNIFICANT]
+        key, title = second_accuracy(task)
+        numbers.append(KeyNumber(title, percent(means["base"][key]), "%", "mean over languages"))
+    if entries := list(filter(None, (language_change(entry, measure) for entry in task["languages"].values()))):
+        clear = [entry for entry in entries if entry["p_holm"] is not None and entry["p_holm"] < SIGNIFICANT]
         up = sum(entry["change"] > 0 for entry in clear)
-        detail = f"languages up and down on their own, of {len(entries)}: Holm p < {_SIGNIFICANT}"
+        detail = f"languages up and down on their own, of {len(entries)}: Holm p < {SIGNIFICANT}"
         numbers.append(KeyNumber("One by one", f"{up} ↑ {len(clear) - up} ↓", "", detail))
     rows = [row for group in groups.values() for row in group]
     collapsed = [sum(variant in row.collapsed for row in rows) for variant in rows[0].balance] if rows else []

@@ -1,18 +1,15 @@
 """The results table of a task: one source for the terminal, the HTML page and the model card.
 
-Enters: scores. Leaves: a `ResultTable` of finished text, and its rich and Markdown forms. The HTML page renders the
-same cells from its template.
+Enters: scores. Leaves: a `ResultTable` of finished text, also for roll-ups over families, scripts and resource classes;
+and its Markdown form. The terminal form is in `glotlift.reporting.terminal`; the HTML page renders the same cells from
+its template. A measure that no language has gets no column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from glotlift.errors import TaskError, one_of
 from glotlift.languages import Language
@@ -21,7 +18,33 @@ from glotlift.reporting.names import SEEN, UNSEEN, grouped, language
 NEARLY_ALL = 0.95
 """From this share of the predictions on, one label is said to have nearly all of them."""
 
-_STYLES = {"up": "bold blue", "down": "bold dark_orange", "warning": "yellow"}
+FEWEST_ITEMS = 6
+"""With fewer items no change is called one, as in `glotlift.evaluation.compare`."""
+
+SIGNIFICANT = 0.05
+"""Below this p-value, corrected by Holm's method, a change of one language is marked."""
+
+SCORE_KEYS = {
+    "raw": "accuracy_raw",
+    "calibrated": "accuracy_calibrated",
+    "contextual": "accuracy_contextual",
+    "auroc": "auroc",
+    "ece": "ece",
+}
+"""Measure -> its key in the scores of a language and in the means."""
+
+_GROUPS = {
+    "raw": "groups",
+    "calibrated": "calibrated_groups",
+    "contextual": "contextual_groups",
+    "auroc": "auroc_groups",
+    "ece": "ece_groups",
+}
+_DECIDED = {"none": "raw", "batch": "calibrated", "contextual": "contextual"}
+_TITLES = {"raw": "raw", "calibrated": "calibrated", "contextual": "contextual", "auroc": "AUROC", "ece": "ECE"}
+_ACCURACIES = ("raw", "calibrated", "contextual")
+_INTERVAL_OF = {unit: f"{unit}, 95\u00a0% interval" for unit in ("%", "points")}
+_ROLLUPS = {"family": "Family", "script": "Script", "resource": "Resource class"}
 
 
 @dataclass(frozen=True)
@@ -86,91 +109,116 @@ def build_table(scores: Mapping[str, Any], task_key: str) -> ResultTable:
         raise TaskError(f"scores hold no test set {task_key!r}, expected {one_of(map(repr, tasks)) or 'at least one'}")
     task = tasks[task_key]
     languages, variants = task["languages"], extras["variants"]
+    measures = beside(task, variants)
     groups = {
-        title: [_row(code, languages[code], variants, task["labels"]) for code in codes]
+        title: [_row(code, task, variants, measures) for code in codes]
         for title, codes in grouped(extras, languages).items()
     }
-    title = f"{task_key}: {' / '.join(task['labels'])}, {task['answers']} answers, chance {percent(task['chance'])} %"
-    has_seen = SEEN in groups
-    return ResultTable(title, _columns(variants, task["labels"]), groups, _summary(task, variants, has_seen))
+    calibration = task.get("calibration", "none")
+    how = "" if calibration == "none" else f", {calibration} calibration"
+    chance = f"chance {percent(task['chance'])}%"
+    title = f"{task_key}: {' / '.join(task['labels'])}, {task['answers']} answers{how}, {chance}"
+    columns = _columns(variants, task["labels"], measures)
+    return ResultTable(title, columns, groups, _summary(task, variants, measures, SEEN in groups))
 
 
-def result_table(scores: dict[str, Any], task_key: str) -> Table:
-    """Return the results table of a task for the terminal.
+def decided(task: Mapping[str, Any]) -> str:
+    """Return which of `raw`, `calibrated` and `contextual` the accuracies of a test set are, as its file decides."""
+    return "raw"
 
-    Raises:
-        TaskError: there is no such test set.
+
+def language_change(entry: Mapping[str, Any], measure: str) -> Mapping[str, Any] | None:
+    """Return the change of a measure in one language, None where it is not known."""
+    if "changes" not in entry:  # scores of glotlift 0.1
+        return entry.get("change") if measure == "raw" else None
+    return entry["changes"].get(measure)
+
+
+def group_changes(task: Mapping[str, Any], measure: str) -> Mapping[str, Mapping[str, Any]]:
+    """Return the changes of a measure over groups of languages: `all`, `seen`, `unseen`."""
+    return task.get(_GROUPS[measure]) or {}
+
+
+def beside(task: Mapping[str, Any], variants: Sequence[str]) -> list[str]:
+    """Return the measures that stand beside the accuracy that the file decides: those that any language has."""
+    scores = [entry[variant] for entry in task["languages"].values() for variant in variants]
+    return [
+        measure
+        for measure, key in SCORE_KEYS.items()
+        if measure != decided(task) and any(score.get(key) is not None for score in scores)
+    ]
+
+
+def rollup_table(task: Mapping[str, Any], variants: Sequence[str]) -> ResultTable | None:
+    """Return accuracy by family, script and resource class, a group each; None where no two groups can be compared.
+
+    Args:
+        task: the task's entry in the scores.
+        variants: `base`, and `tuned` where there is one.
     """
-    source = build_table(scores, task_key)
-    # Text, not str: rich would read markup such as [bold] in the names of tasks and labels
-    out = Table(
-        title=Text(source.title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
-    )
-    columns = [column for column in source.columns if column.key != "script"]
-    for column in columns:
-        texts = [column.title, *(str(_text(row, column)) for row in _all_rows(source))]
-        # a narrow terminal breaks cells between words, so that no number is cut; only the last column gives way
-        width = None if column is columns[-1] else max(len(word) for text in texts for word in text.split())
-        justify = "right" if column.is_number else "left"
-        out.add_column(Text(column.title), justify=justify, overflow="fold", min_width=width)
-    for title, rows in source.groups.items():
-        if title:
-            out.add_row(Text(title, style="dim italic"))
-        for row in rows:
-            out.add_row(*(_text(row, column) for column in columns))
-        out.add_section()
-    for row in source.summary:
-        out.add_row(*(_text(row, column) for column in columns))
-    return out
+    groups = {
+        title: [_rollup_row(name, entry, variants) for name, entry in rollups.items()]
+        for kind, title in _ROLLUPS.items()
+        if len(rollups := task.get("rollups", {}).get(kind, {})) > 1
+    }
+    if not groups:
+        return None
+    change = [Column("change", "change", _INTERVAL_OF["points"])] if "tuned" in variants else []
+    accuracies = [Column(variant, f"{variant} accuracy", _INTERVAL_OF["%"]) for variant in variants]
+    columns = (
+        Column("group", "group", "its languages", is_number=False), Column("n", "n", "languages"), *accuracies, *change,
+    )  # fmt: skip
+    return ResultTable("By family, script and resource class", columns, groups, [])
+
+
+def _rollup_row(name: str, entry: Mapping[str, Any], variants: Sequence[str]) -> Row:
+    names = ", ".join(language(code).name for code in entry["languages"])
+    cells = {"group": Cell("not known" if name == "unknown" else name, names), "n": Cell(str(len(entry["languages"])))}
+    for variant in variants:
+        cells[variant] = _accuracy_cell(entry[variant])
+    if change := entry.get("change"):
+        cells["change"] = change_cell(change)
+    return Row(cells)
 
 
 def markdown_rows(table: ResultTable) -> list[list[str]]:
     """Return the table as rows of plain text, the titles first; nothing is escaped yet."""
-    body = [[_plain(row, column) for column in table.columns] for row in _all_rows(table)]
+    body = [[_plain(row, column) for column in table.columns] for row in all_rows(table)]
     return [[column.title for column in table.columns], *body]
 
 
 def _plain(row: Row, column: Column) -> str:
     cell = row.cells.get(column.key, Cell(""))
-    if column.key == "language" or not cell.detail:
+    if column.key == "language" or not cell.detail or (row.language and column.key in SCORE_KEYS):
         return cell.text
     if column.key == "script":
         return f"{cell.text}, {cell.detail}"
     return f"{cell.text} {'⚠ ' if cell.tone == 'warning' else ''}{cell.detail}"
 
 
-def _all_rows(table: ResultTable) -> list[Row]:
+def all_rows(table: ResultTable) -> list[Row]:
+    """Return the rows of all groups and the summary, in order."""
     return [row for group in table.groups.values() for row in group] + table.summary
 
 
-def _text(row: Row, column: Column) -> Text:
-    cell = row.cells.get(column.key, Cell(""))
-    text = Text(cell.text, style=_STYLES.get(cell.tone, ""))
-    if cell.tone == "warning":
-        text.append(" ⚠")
-    elif cell.detail and column.key in ("base", "tuned", "change"):
-        text.append(f" {cell.detail}", style="not bold dim")
-    return text
-
-
-def _columns(variants: list[str], labels: list[str]) -> tuple[Column, ...]:
-    accuracy = [Column(variant, f"{variant} accuracy", "%, 95 % interval") for variant in variants]
-    arrow = " → ".join(variants) if len(variants) > 1 else ""
-    change = [Column("change", "change", "points, 95 % interval"), Column("p", "Holm p", "exact McNemar")]
+def _columns(variants: Sequence[str], labels: Sequence[str], measures: Sequence[str]) -> tuple[Column, ...]:
+    accuracy = [Column(variant, f"{variant} accuracy", _INTERVAL_OF["%"]) for variant in variants]
+    both = arrow(*variants) if len(variants) > 1 else ""
+    change = [Column("change", "change", _INTERVAL_OF["points"]), Column("p", "Holm p", "exact McNemar")]
+    details = {measure: ", ".join(filter(None, ["%" if measure in _ACCURACIES else "", both])) for measure in measures}
     return (
         Column("language", "language", is_number=False),
         Column("script", "script, family", is_number=False),
         Column("n", "n", "items"),
         *accuracy,
         *(change if "tuned" in variants else []),
-        Column("calibrated", "calibrated", f"%, {arrow}".removesuffix(", ")),
-        Column("auroc", "AUROC", arrow),
+        *(Column(measure, _TITLES[measure], details[measure]) for measure in measures),
         Column("predicted", "predicted", " / ".join(labels), is_number=False),
     )
 
 
-def _row(code: str, entry: Mapping[str, Any], variants: list[str], labels: list[str]) -> Row:
-    about = language(code)
+def _row(code: str, task: Mapping[str, Any], variants: Sequence[str], measures: Sequence[str]) -> Row:
+    about, entry, labels = language(code), task["languages"][code], task["labels"]
     scores = [entry[variant] for variant in variants]
     counts = [[score["predicted"].get(label, 0) for label in labels] for score in scores]
     collapsed = {
@@ -182,8 +230,6 @@ def _row(code: str, entry: Mapping[str, Any], variants: list[str], labels: list[
         "language": Cell(about.name, about.endonym if about.endonym != about.name else ""),
         "script": Cell(about.script, about.family),
         "n": Cell(str(scores[0]["n"])),
-        "calibrated": Cell(arrow(*(percent(score["accuracy_calibrated"]) for score in scores))),
-        "auroc": Cell(arrow(*(area(score["auroc"]) for score in scores))),
         "predicted": Cell(
             arrow(*("/".join(map(str, count)) for count in counts)),
             f"{'; '.join(f'{variant}: {warning}' for variant, warning in collapsed.items())}" if collapsed else "",
@@ -191,8 +237,11 @@ def _row(code: str, entry: Mapping[str, Any], variants: list[str], labels: list[
         ),
     }
     for variant, score in zip(variants, scores, strict=True):
-        cells[variant] = Cell(percent(score["accuracy"]), f"[{percent(score['low'])}, {percent(score['high'])}]")
-    if change := entry.get("change"):
+        cells[variant] = _accuracy_cell(score)
+    for measure in measures:
+        values = [score.get(SCORE_KEYS[measure]) for score in scores]
+        cells[measure] = _measure_cell(measure, values, language_change(entry, measure))
+    if change := language_change(entry, decided(task)):
         cells |= {"change": change_cell(change), "p": Cell(p_value(change.get("p_holm")))}
     balance = {
         variant: {label: number / score["n"] for label, number in zip(labels, count, strict=True)}
@@ -201,7 +250,7 @@ def _row(code: str, entry: Mapping[str, Any], variants: list[str], labels: list[
     return Row(cells, about, balance, collapsed)
 
 
-def _collapse(counts: list[int], n: int, labels: list[str]) -> str:
+def _collapse(counts: list[int], n: int, labels: Sequence[str]) -> str:
     most = max(counts)
     label = labels[counts.index(most)]
     if most == n:
@@ -209,44 +258,60 @@ def _collapse(counts: list[int], n: int, labels: list[str]) -> str:
     return f"{percent(most / n)} % {label}" if most >= NEARLY_ALL * n else ""
 
 
-def _summary(task: Mapping[str, Any], variants: list[str], has_seen: bool) -> list[Row]:
-    means, groups = task.get("means", {}), task.get("groups", {})
+def _summary(task: Mapping[str, Any], variants: Sequence[str], measures: Sequence[str], has_seen: bool) -> list[Row]:
+    means, groups = task.get("means", {}), group_changes(task, decided(task))
+    present = [means[variant] for variant in variants if variant in means]
+    over_all = {variant: _accuracy_cell(means[variant]) for variant in variants if variant in means}
+    for measure in measures if present else ():
+        over_all[measure] = _measure_cell(measure, [mean.get(SCORE_KEYS[measure]) for mean in present], None)
     if not groups:
-        cells = {variant: Cell(percent(means[variant]["accuracy"])) for variant in variants if variant in means}
-        return (
-            [Row({"language": Cell("Mean over languages"), **cells, **_mean_cells(means, variants)})] if means else []
-        )
+        return [Row({"language": Cell("Mean over languages"), **over_all})] if over_all else []
     rows = []
     titles = {"all": "All", "seen": SEEN, "unseen": UNSEEN} if has_seen else {"all": "All"}
     for name, title in titles.items():
         if (change := groups.get(name)) is None:
             continue
-        cells = {
+        cells = {"base": Cell(percent(change["a"])), "tuned": Cell(percent(change["b"]))}
+        if name == "all":
+            cells |= over_all
+        for measure in measures:
+            if moved := group_changes(task, measure).get(name):
+                cells[measure] = _measure_cell(measure, [moved["a"], moved["b"]], moved)
+        cells |= {
             "language": Cell(f"{title} ({change['languages']})"),
             "n": Cell(str(change["n"])),
-            "base": Cell(percent(change["a"])),
-            "tuned": Cell(percent(change["b"])),
             "change": change_cell(change),
         }
-        if name == "all":
-            cells |= _mean_cells(means, variants)
-        if fair := task.get("calibrated_groups", {}).get(name):
-            cells["calibrated"] = Cell(arrow(percent(fair["a"]), percent(fair["b"])), change_interval(fair))
         rows.append(Row(cells))
     return rows
 
 
-def _mean_cells(means: Mapping[str, Any], variants: list[str]) -> dict[str, Cell]:
-    present = [means[variant] for variant in variants if variant in means]
-    return {
-        "calibrated": Cell(arrow(*(percent(mean["accuracy_calibrated"]) for mean in present))),
-        "auroc": Cell(arrow(*(area(mean["auroc"]) for mean in present))),
-    }
+def _accuracy_cell(score: Mapping[str, Any]) -> Cell:
+    has_interval = score.get("low") is not None
+    interval = f"[{percent(score['low'])}, {percent(score['high'])}]" if has_interval else ""
+    return Cell(percent(score["accuracy"]), interval)
+
+
+def _measure_cell(measure: str, values: Sequence[float | None], change: Mapping[str, Any] | None) -> Cell:
+    """Return the cell of a measure: `before → after`, and the change's interval, with a star where Holm's p is low."""
+    shown = percent if measure in _ACCURACIES else area
+    text = arrow(*("–" if value is None else shown(value) for value in values))
+    if change is None:
+        return Cell(text)
+    moved = points if measure in _ACCURACIES else signed
+    p = change.get("p_holm")
+    star = " *" if p is not None and p < SIGNIFICANT else ""
+    return Cell(text, f"[{moved(change['low'])}, {moved(change['high'])}]{star}")
+
+
+def is_clear(change: Mapping[str, Any]) -> bool:
+    """Return whether a change may be called one: its interval leaves out zero and stands on `FEWEST_ITEMS` at least."""
+    return change["n"] >= FEWEST_ITEMS and (change["low"] > 0 or change["high"] < 0)
 
 
 def change_cell(change: Mapping[str, Any]) -> Cell:
-    """Return the cell of a change: its tone says up or down only where the interval leaves out zero."""
-    tone = "up" if change["low"] > 0 else "down" if change["high"] < 0 else ""
+    """Return the cell of a change: its tone says up or down only where it is clear."""
+    tone = ("up" if change["low"] > 0 else "down") if is_clear(change) else ""
     return Cell(points(change["change"]), change_interval(change), tone)
 
 
@@ -264,6 +329,12 @@ def points(difference: float) -> str:
     """Return a difference of shares in percentage points, with a true minus sign: `+3.1`, `−0.4`, `0.0`."""
     text = f"{difference * 100:+.1f}"
     return "0.0" if float(text) == 0 else text.replace("-", "−")
+
+
+def signed(difference: float) -> str:
+    """Return a difference of measures from 0 to 1, with a true minus sign: `+0.03`, `−0.12`, `0.00`."""
+    text = f"{difference:+.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", "−")
 
 
 def p_value(p: float | None) -> str:

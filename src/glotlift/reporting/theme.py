@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ FAMILIES = {
 _FONT = "Arial, Helvetica, 'Liberation Sans', sans-serif"
 _TAG = re.compile(r"<[^>]+>")
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}(?:e-?\d+)?")
+_GRADIENT = re.compile(r"\bgradient_\d+\b")
 _PNG_SCALE = 2.0
 
 
@@ -108,8 +110,16 @@ def to_svg(chart: Any, description: str = "") -> str:
     with alt.data_transformers.enable("default", max_rows=None):
         chart.save(stream, format="svg")
     svg = _TAG.sub(lambda tag: _LONG_NUMBER.sub(_rounded, tag[0]), stream.getvalue())
+    svg = _with_own_ids(svg)
     label = f' role="img" aria-label="{html.escape(description)}"' if description else ' role="img"'
     return svg.replace("<svg ", f"<svg{label} ", 1)
+
+
+def _with_own_ids(svg: str) -> str:
+    """Return a drawing whose gradients are named after its content: Vega counts them from the start of the process."""
+    counted = {name: f"gradient-{position}" for position, name in enumerate(dict.fromkeys(_GRADIENT.findall(svg)))}
+    plain = _GRADIENT.sub(lambda found: counted[found[0]], svg)
+    return _GRADIENT.sub(lambda found: f"{counted[found[0]]}-{zlib.crc32(plain.encode()):08x}", svg)
 
 
 def _rounded(number: re.Match[str]) -> str:

@@ -317,6 +317,10 @@ def _layout_faults(task: Task, where: str, pack: LanguagePack) -> list[str]:
         return [f"{place}: {error}; write {{{{ and }}}} for literal braces"]
     if used != set(task.fields):
         return [f"{place}: got the fields {sorted(used)}, expected {sorted(task.fields)}"]
+    try:
+        pack.layout.format_map(dict.fromkeys(task.fields, "x"))  # a format such as {text:d} fails only here
+    except (ValueError, LookupError) as error:
+        return [f"{place}: {error}; write fields as {{{task.fields[0]}}}"]
     return []
 
 
