@@ -2,8 +2,8 @@
 
     python benchmarks/evaluate.py [--quick] [--items 36] [--repeats 3] [--data ../path/{lang}]
 
-    plain      what the original of the paper does: batch 1, nothing cached, full-vocabulary logits at every position, one
-               pass an item, of which only the next-token distribution is used
+    plain      what the original of the paper does: batch 1, nothing cached, full-vocabulary logits at every position,
+               one pass an item, of which only the next-token distribution is used
     lm-eval    lm-evaluation-harness 0.4.13, `HFLM.loglikelihood` of every label word, at the fastest of several batch
                sizes (its set-up and task index are not counted)
     glotlift   `predict`: every label word by every scoring, content-free inputs for calibration, in one pass

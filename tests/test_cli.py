@@ -220,7 +220,9 @@ def test_unknown_names_on_the_command_line(refused, evaluate):
     assert refused(*evaluate, "--answers", "animals") == (
         "task 'sentiment', en: no answer set 'animals'; expected english, arbitrary or own"
     )
-    assert refused(*evaluate, "--scoring", "best") == "--scoring: got 'best', expected sequence, prefix-mass or first-token"
+    assert refused(*evaluate, "--scoring", "best") == (
+        "--scoring: got 'best', expected sequence, prefix-mass or first-token"
+    )
     assert refused(*evaluate, "--dtype", "int4") == "got dtype 'int4', expected one of auto, float32, bfloat16, float16"
     assert refused(*evaluate, "--device", "gpu") == (
         "got device 'gpu', expected `auto`, `cpu`, `cuda` or another of torch's"

@@ -108,7 +108,7 @@ VALUES = {
     "train: {learning_rate: .inf}": "`train.learning_rate`: got inf, expected a finite number",
     "train: {batch_size: 6}": "`train`: got batch_size 6 and micro_batch_size 4, expected the second to divide",
     "explain: {task: nli}": "explain.task: got 'nli', expected a test set of eval: sentiment",
-    "explain: {languages: [de, xx]}": "`explain.languages`: unknown language 'xx'; expected BCP-47 codes such as: en zh",
+    "explain: {languages: [de, xx]}": "`explain.languages`: unknown language 'xx'; expected BCP-47 codes such as: en",
     "explain: {languages: no}": '`explain.languages`: got a YAML boolean; write "no" in quotes for Norwegian',
     "explain: {languages: [de, no]}": '`explain.languages`: got a YAML boolean; write "no" in quotes for Norwegian',
     "explain: {languages: []}": "`explain.languages`: no language was given; expected codes such as",
