@@ -357,6 +357,17 @@ def test_a_check_finds_what_the_reader_refuses_and_only_that(check):
         assert bool(done.faults) == refused, cell
 
 
+def test_a_boolean_is_no_label_id_even_where_its_name_is_one(tmp_path):
+    """JSON's true would be "True"; the reader refuses it, and so does the check."""
+    pack = {"template": "{text} is", "answer_sets": {"own": {"True": "fine", "False": "poor"}}}
+    content = definition(
+        labels=["True", "False"], answer_sets={}, languages={"en": pack}, data={"source": "rows.jsonl"}
+    )
+    (tmp_path / "rows.jsonl").write_text('{"text": "x", "label": true}\n', encoding="utf-8")
+    done = check_task(write_task(tmp_path / "mood.yaml", content))
+    assert found(done.faults) == [("en", "gold", "got True, expected text, in 1 of 1 row (100%): row 1")]
+
+
 def test_a_word_that_stands_for_two_labels(check):
     content = pack(answer_sets={"own": OWN, "turned": {"good": "schlecht", "bad": "gut"}})
     content["languages"]["en"]["answer_sets"]["turned"] = {"good": "x", "bad": "y"}

@@ -199,6 +199,7 @@ def test_a_seed_draws_the_same_again_and_another_seed_another():
     assert {text for draw in draws for text in draw} == set("01234567")  # the demonstrations are drawn from, too
     orders = {tuple(each.label for each in task.shown("en", None, seed)) for seed in range(30)}
     assert orders == {("good", "bad"), ("bad", "good")}
+    assert any(list(draw) != sorted(draw) for draw in draws)  # shuffled, not in the order of the file
 
 
 def test_a_seed_draws_parallel_examples_in_all_languages():

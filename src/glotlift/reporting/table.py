@@ -124,7 +124,7 @@ def build_table(scores: Mapping[str, Any], task_key: str) -> ResultTable:
 
 def decided(task: Mapping[str, Any]) -> str:
     """Return which of `raw`, `calibrated` and `contextual` the accuracies of a test set are, as its file decides."""
-    return "raw"
+    return _DECIDED[task.get("calibration", "none")]
 
 
 def language_change(entry: Mapping[str, Any], measure: str) -> Mapping[str, Any] | None:
