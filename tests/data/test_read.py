@@ -150,6 +150,12 @@ def test_one_file_for_all_languages(tmp_path, sentiment):
         read_items(sentiment, source, ("en", "de"))  # which column, only the task file says
 
 
+def test_the_language_column_is_that_of_the_task_files_own_rows(tmp_path, sentiment):
+    task = with_data(sentiment, source=str(write_jsonl(tmp_path / "rows.jsonl", MIXED)), language_column="lang")
+    other = write_jsonl(tmp_path / "other_en.jsonl", ROWS)
+    assert len(read_items(task, str(other), ("en",))["en"]) == 2
+
+
 def test_a_fault_in_one_file_for_all_languages_names_the_language(tmp_path, sentiment):
     source = str(write_jsonl(tmp_path / "rows.jsonl", [*MIXED[:2], {**MIXED[2], "label": "meh"}]))
     task = with_data(sentiment, source=source, language_column="lang")
