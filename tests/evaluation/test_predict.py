@@ -227,10 +227,12 @@ def test_goes_on_behind_the_last_batch_with_the_same_bytes(tiny, tmp_path, monke
     ran = []
     run = predict_module.run
     monkeypatch.setattr(
-        predict_module, "run", lambda *args, batches, **options: ran.extend(batches) or run(*args, batches=batches)
+        predict_module,
+        "run",
+        lambda *args, batches, **options: ran.extend(batches) or run(*args, batches=batches, **options),
     )
     _to_file(path, loaded, prompts)
-    n_batches = len(plan_batches(loaded.model, [*prompts.rows, *prompts.content_free], batch_size=3))
+    n_batches = len(plan_batches([*prompts.rows, *prompts.content_free], batch_size=3))
     assert n_batches > 4
     assert len(ran) == n_batches - n_done
     assert path.read_bytes() == (tmp_path / "whole.parquet").read_bytes()

@@ -21,7 +21,8 @@ from glotlift.explanation.lens import (
     token_sets,
     unembed,
 )
-from glotlift.models.forward import base_model, block_outputs, final_norm, run
+from glotlift.models.forward import block_outputs, final_norm, run
+from glotlift.models.head import base_model
 from glotlift.models.labels import prefix_tokens
 from glotlift.runs import write_parquet
 

@@ -250,16 +250,20 @@ def score_batches(
     """
     rows = [*prompts.rows, *prompts.content_free]
     if prefix_cache:
-        planned = plan_batches(loaded.model, rows, token_budget=token_budget, batch_size=batch_size)
+        planned = plan_batches(rows, token_budget=token_budget, batch_size=batch_size)
     else:
         planned = [[index] for index in range(len(rows))]
     share = [batch for batch in planned[process % n_processes :: n_processes] if not _has(done, batch)]
     if not share:
         return
     with loaded.as_variant(variant) as model:
-        batches = run(model, rows, batches=share) if prefix_cache else _plain(model, rows, share)
+        tokens = _scored_tokens(rows, prompts.prefix_sets)
+        if prefix_cache:
+            batches = run(model, rows, token_budget=token_budget, batches=share, tokens=tokens)
+        else:
+            batches = _plain(model, rows, share, tokens)
         for batch in batches:
-            scores = _reduce(batch, rows, prompts.prefix_sets)
+            scores = _reduce(batch, rows, prompts.prefix_sets, tokens)
             _check_finite(scores, prompts)
             yield scores
 
@@ -286,27 +290,29 @@ def server_batches(
         yield scores
 
 
-def _reduce(batch: Batch, rows: Sequence[Row], prefix_sets: Sequence[Sequence[int]]) -> dict[int, LabelScores]:
+def _scored_tokens(rows: Sequence[Row], prefix_sets: Sequence[Sequence[int]]) -> list[int]:
+    """Return all tokens whose probabilities make a score."""
+    of_tries = {token for row in rows if row.trie for path in row.trie.steps for _, token in path}
+    return sorted(of_tries.union(*prefix_sets))
+
+
+def _reduce(
+    batch: Batch, rows: Sequence[Row], prefix_sets: Sequence[Sequence[int]], tokens: Sequence[int]
+) -> dict[int, LabelScores]:
     """Return the scores of a batch's rows. Log-sum-exp runs in fp32, sums over tokens in fp64."""
-    device = batch.logits.device
-    normalizer = torch.stack([logits.float().logsumexp(-1) for logits in batch.logits])  # one row at a time: no copy
-    tries = [trie for index in batch.rows if (trie := rows[index].trie) is not None]
-    steps = [
-        (nodes[node], token)
-        for nodes, trie in zip(batch.nodes, tries, strict=True)
-        for path in trie.steps
-        for node, token in path
+    assert batch.normalizer is not None
+    log_probabilities = (batch.logits - batch.normalizer[:, None]).double().cpu()
+    column = {token: index for index, token in enumerate(tokens)}
+    masses = [
+        log_probabilities[batch.prompt_end][:, [column[token] for token in counted]].exp().sum(1).tolist()
+        for counted in prefix_sets
     ]
-    positions, tokens = (torch.tensor(column, device=device) for column in zip(*steps, strict=True))
-    log_probabilities = iter((batch.logits[positions, tokens].float() - normalizer[positions]).double().tolist())
-    ends = torch.tensor(batch.prompt_end, device=device)
-    masses = []
-    for counted in prefix_sets:
-        chosen = batch.logits[ends[:, None], torch.tensor(counted, dtype=torch.long, device=device)[None]]
-        masses.append((chosen.float() - normalizer[ends][:, None]).double().exp().sum(1).tolist())
+    of_token = log_probabilities.tolist()
     scores = {}
-    for k, (index, trie) in enumerate(zip(batch.rows, tries, strict=True)):
-        paths = [[next(log_probabilities) for _ in path] for path in trie.steps]
+    for k, (index, nodes) in enumerate(zip(batch.rows, batch.nodes, strict=True)):
+        trie = rows[index].trie
+        assert trie is not None
+        paths = [[of_token[nodes[node]][column[token]] for node, token in path] for path in trie.steps]
         sequence, first = tuple(math.fsum(path) for path in paths), tuple(path[0] for path in paths)
         scores[index] = LabelScores(sequence, tuple(mass[k] for mass in masses), first)
     return scores
@@ -320,7 +326,7 @@ def _check_finite(scores: Mapping[int, LabelScores], prompts: Prompts) -> None:
         )
 
 
-def _plain(model: Any, rows: Sequence[Row], batches: Sequence[Sequence[int]]) -> Iterator[Batch]:
+def _plain(model: Any, rows: Sequence[Row], batches: Sequence[Sequence[int]], tokens: Sequence[int]) -> Iterator[Batch]:
     """Yield what `run` yields, by plain forward passes over whole prompts, one a label, nothing shared."""
     device = next(model.parameters()).device
     for index in (index for batch in batches for index in batch):
@@ -328,8 +334,7 @@ def _plain(model: Any, rows: Sequence[Row], batches: Sequence[Sequence[int]]) ->
         assert row.trie is not None
         logits, nodes = [], [-1] * len(row.trie.tokens)
         for steps in row.trie.steps:
-            tokens = [*row.prompt[: row.root], *(token for _, token in steps)]
-            ids = torch.tensor([tokens], device=device)
+            ids = torch.tensor([[*row.prompt[: row.root], *(token for _, token in steps)]], device=device)
             with torch.inference_mode():
                 out = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
             for depth, (node, _) in enumerate(steps):
@@ -341,7 +346,8 @@ def _plain(model: Any, rows: Sequence[Row], batches: Sequence[Sequence[int]]) ->
                 ids = torch.tensor([row.prompt], device=device)
                 logits.append(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1])
             end = len(logits) - 1
-        yield Batch([index], torch.stack(logits), [end], [nodes])
+        whole = torch.stack(logits).float()
+        yield Batch([index], whole[:, tokens], [end], [nodes], normalizer=whole.logsumexp(-1))
 
 
 def to_frame(

@@ -27,10 +27,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers import DynamicCache
 
 from glotlift.errors import ModelError
+from glotlift.models.head import base_model, head_logits, head_scores
 from glotlift.models.labels import LabelTrie
 
 log = logging.getLogger("glotlift")
@@ -38,8 +38,11 @@ log = logging.getLogger("glotlift")
 TOKEN_BUDGET = 1024
 """Tokens that run through the blocks together, trie nodes included; see benchmarks/evaluate.py for others."""
 
+_POSITIONS = 1024
+"""Positions whose scores a batch may ask for."""
+
 _LOGITS_BUDGET = 32 * 2**20
-"""Logits of a batch: asked positions x vocabulary (128 MiB in fp32)."""
+"""Logits of a batch that asks for all of them: positions x vocabulary (128 MiB in fp32)."""
 
 _PARTS = 8
 """Parts of `token_budget` tokens that a batch may have; more would lose too much when a run is killed."""
@@ -78,12 +81,15 @@ class Batch:
 
     Attributes:
         rows: indexes of the rows.
-        logits: *Shape:* (positions, vocabulary), of the model's own head.
+        logits: of the model's own head. *Shape:* (positions, vocabulary), or (positions, tokens) where only some tokens
+            are asked for.
         prompt_end: for every row, the position in `logits` of its last prompt token.
         nodes: for every row, the positions in `logits` of its trie nodes, root first.
         last_states: *Shape:* (rows, layers + 1, hidden), at the last prompt token; embedding output first, then the
             output of every block, before the final norm. None without the tap.
         pooled_states: *Shape:* as `last_states`; mean over the row's span. None without the tap.
+        normalizer: natural log of the sum of exp(logits) over the vocabulary, fp32. *Shape:* (positions,). None where
+            all logits are given.
     """
 
     rows: list[int]
@@ -92,6 +98,7 @@ class Batch:
     nodes: list[list[int]]
     last_states: Tensor | None = None
     pooled_states: Tensor | None = None
+    normalizer: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,7 @@ def run(
     *,
     token_budget: int = TOKEN_BUDGET,
     batches: Sequence[Sequence[int]] | None = None,
+    tokens: Sequence[int] | None = None,
     last_states: bool = False,
     pooled_states: bool = False,
 ) -> Iterator[Batch]:
@@ -126,6 +134,7 @@ def run(
         rows: all rows; what they share runs once.
         token_budget: tokens of a batch, at least one row.
         batches: indexes of rows that run together, as some or all of `plan_batches`; None for all of them.
+        tokens: distinct tokens whose logits are needed; None for the whole vocabulary, which takes memory.
         last_states: tap the state of the last prompt token on every layer.
         pooled_states: tap the mean state over every row's span on every layer.
 
@@ -137,7 +146,8 @@ def run(
     device = next(model.parameters()).device
     length = shared_length(rows)
     if batches is None:
-        batches = plan_batches(model, rows, token_budget=token_budget)
+        n_positions = _POSITIONS if tokens is not None else _LOGITS_BUDGET // _config(model).vocab_size
+        batches = plan_batches(rows, token_budget=token_budget, n_positions=n_positions)
     with torch.inference_mode():
         try:
             prefix = _run_prefix(model, rows[0].prompt[:length], device, pooled_states)
@@ -147,7 +157,9 @@ def run(
         while waiting:
             indexes = waiting.pop()
             try:
-                batch = _run_batch(model, prefix, indexes, rows, device, token_budget, last_states, pooled_states)
+                batch = _run_batch(
+                    model, prefix, indexes, rows, device, token_budget, tokens, last_states, pooled_states
+                )
             except (torch.OutOfMemoryError, RuntimeError, MemoryError) as fault:
                 if not _is_out_of_memory(fault):
                     raise
@@ -167,7 +179,11 @@ def run(
 
 
 def plan_batches(
-    model: nn.Module, rows: Sequence[Row], *, token_budget: int = TOKEN_BUDGET, batch_size: int | None = None
+    rows: Sequence[Row],
+    *,
+    token_budget: int = TOKEN_BUDGET,
+    batch_size: int | None = None,
+    n_positions: int = _POSITIONS,
 ) -> list[list[int]]:
     """Return which rows run together: rows of like length, the shortest first, within the budgets.
 
@@ -176,13 +192,12 @@ def plan_batches(
     or continued.
 
     Args:
-        model: see `run`.
         rows: see `run`.
-        token_budget: tokens of a batch.
-        batch_size: rows of a batch; None for as many as the budget allows.
+        token_budget: tokens of a part.
+        batch_size: rows of a batch; None for as many as the budgets allow.
+        n_positions: positions of a batch whose scores are asked for.
     """
-    position_budget = _LOGITS_BUDGET // _config(model).vocab_size
-    return list(_batches(rows, shared_length(rows), token_budget, position_budget, batch_size))
+    return list(_batches(rows, shared_length(rows), token_budget, n_positions, batch_size))
 
 
 def _too_long(n_tokens: int) -> ModelError:
@@ -226,11 +241,6 @@ def check_lengths(model: nn.Module, rows: Sequence[Row]) -> None:
             )
 
 
-def base_model(model: nn.Module) -> PreTrainedModel:
-    """Return the transformers model inside a peft model, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # pyright: ignore
-
-
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
     """Return the blocks of the decoder.
 
@@ -255,40 +265,6 @@ def final_norm(model: nn.Module) -> nn.Module:
         if hasattr(decoder, name):
             return getattr(decoder, name)
     raise ModelError(f"{type(base_model(model)).__name__}: got no final norm, expected one")
-
-
-def language_model_head(model: nn.Module) -> nn.Module:
-    """Return the module that turns final states into logits.
-
-    Raises:
-        ModelError: the model has none.
-    """
-    head = base_model(model).get_output_embeddings()
-    if head is None:
-        raise ModelError(
-            f"{type(base_model(model)).__name__}: got no language-model head, expected a causal language model"
-        )
-    return head
-
-
-@contextmanager
-def head_positions(model: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[None]:
-    """Let the language-model head see only some positions; logits then have the *shape* (1, positions, vocabulary).
-
-    Args:
-        model: the model; whatever it does to logits behind its head (soft-cap, scaling) stays its own.
-        rows: *Shape:* (positions,), index into the batch.
-        columns: *Shape:* (positions,), index into the sequence.
-    """
-
-    def gather(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0][rows, columns].unsqueeze(0), *args[1:])
-
-    handle = language_model_head(model).register_forward_pre_hook(gather)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -419,6 +395,7 @@ def _run_batch(
     rows: Sequence[Row],
     device: torch.device,
     token_budget: int,
+    tokens: Sequence[int] | None,
     want_last: bool,
     want_pooled: bool,
 ) -> Batch:
@@ -437,13 +414,16 @@ def _run_batch(
         if taps is not None:
             tapped.append(taps)
     taps = torch.cat(tapped) if tapped else None
+    final = torch.cat(asked)
+    normalizer, logits = (None, head_logits(model, final)) if tokens is None else head_scores(model, final, tokens)
     return Batch(
         indexes,
-        head_logits(model, torch.cat(asked)),
+        logits,
         prompt_end,
         nodes,
         taps[:, 0] if taps is not None and want_last else None,
         _pool(taps[:, -1], prefix, [rows[index] for index in indexes]) if taps is not None and want_pooled else None,
+        normalizer,
     )
 
 
@@ -498,29 +478,6 @@ def _run_part(
         )[0]
     asked = final[torch.tensor(asked_lanes, device=device), columns]
     return asked, prompt_end, nodes, torch.stack(states, 2).cpu() if is_tapped else None
-
-
-def head_logits(model: nn.Module, states: Tensor) -> Tensor:
-    """Return the model's own logits of final states, whatever it does behind its head (soft-cap, scaling).
-
-    Args:
-        model: the model; its blocks do not run.
-        states: after the final norm. *Shape:* (positions, hidden).
-
-    Returns:
-        *Shape:* (positions, vocabulary).
-    """
-    whole = base_model(model)
-    decoder = whole.base_model
-    output = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states[None])  # pyright: ignore
-    own = vars(decoder).get("forward")  # accelerate puts one there when it spreads a model over devices
-    decoder.forward = lambda *_arguments, **_options: output
-    try:
-        return whole(input_ids=torch.zeros(1, len(states), dtype=torch.long, device=states.device)).logits[0]
-    finally:
-        del decoder.forward
-        if own is not None:
-            decoder.forward = own
 
 
 def _pack(rows: list[Row], prefix: int, lanes: Lanes) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from glotlift.errors import ModelError
+from glotlift.models.linear import fast_linear
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +65,9 @@ class LoadedModel:
 
     @contextmanager
     def as_variant(self, variant: str) -> Iterator[Any]:
-        """Run with the adapter switched off (`base`) or on (`tuned`); yields the model."""
-        if variant == "base" and self.adapter_fingerprint is not None:
-            with self.model.disable_adapter():
-                yield self.model
-        else:
+        """Run with the adapter switched off (`base`) or on (`tuned`); yields the model, its linear layers made fast."""
+        is_off = variant == "base" and self.adapter_fingerprint is not None
+        with fast_linear(self.model), self.model.disable_adapter() if is_off else nullcontext():
             yield self.model
 
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from glotlift.data.questions import QuestionPair
 from glotlift.errors import DataError
-from glotlift.models.forward import base_model, head_positions
+from glotlift.models.head import base_model, head_positions
 from glotlift.models.labels import continuations, encode
 
 IGNORED = -100

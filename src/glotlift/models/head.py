@@ -1,0 +1,131 @@
+"""The language-model head, on the positions that matter and without a table of all logits.
+
+Enters: a model and final states. Leaves: logits, or of a large vocabulary only what scoring needs: the log of the sum
+over it, and the logits of some tokens. The vocabulary then passes in tiles that stay in the processor's cache.
+
+Whatever a model does behind its head (soft-cap, scaling) stays its own code: its forward runs with the blocks left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+from glotlift.errors import ModelError
+from glotlift.models.linear import product
+
+_TILE = {"cpu": 2**20}
+"""Logits of a tile: on a CPU as many as its cache holds."""
+
+_TILE_ELSEWHERE = 2**26
+
+
+def base_model(model: nn.Module) -> PreTrainedModel:
+    """Return the transformers model inside a peft model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # pyright: ignore
+
+
+def language_model_head(model: nn.Module) -> nn.Module:
+    """Return the module that turns final states into logits.
+
+    Raises:
+        ModelError: the model has none.
+    """
+    head = base_model(model).get_output_embeddings()
+    if head is None:
+        raise ModelError(
+            f"{type(base_model(model)).__name__}: got no language-model head, expected a causal language model"
+        )
+    return head
+
+
+def head_logits(model: nn.Module, states: Tensor) -> Tensor:
+    """Return the model's own logits of final states, whatever it does behind its head.
+
+    Args:
+        model: the model; its blocks do not run.
+        states: after the final norm. *Shape:* (positions, hidden).
+
+    Returns:
+        *Shape:* (positions, vocabulary).
+    """
+    whole = base_model(model)
+    output = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states[None])  # pyright: ignore
+    with _replaced_forward(whole.base_model, lambda *_arguments, **_options: output):
+        return whole(input_ids=torch.zeros(1, len(states), dtype=torch.long, device=states.device)).logits[0]
+
+
+def head_scores(model: nn.Module, states: Tensor, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return what scoring needs of the logits of final states.
+
+    Args:
+        model: see `head_logits`.
+        states: see `head_logits`.
+        tokens: distinct tokens whose logits are needed.
+
+    Returns:
+        The natural log of the sum of exp(logits) over the vocabulary, *shape* (positions,), and the logits of the
+        tokens, *shape* (positions, tokens); both in fp32.
+    """
+    wanted = torch.tensor(tokens, dtype=torch.long, device=states.device)
+    chosen = torch.empty(len(states), len(tokens), device=states.device)
+    normalizers = []
+    for start, tile in _tiles(model, states):
+        inside = ((wanted >= start) & (wanted < start + tile.shape[1])).nonzero()[:, 0]
+        chosen[:, inside] = tile[:, wanted[inside] - start]
+        most = tile.amax(1, keepdim=True)
+        normalizers.append(tile.sub_(most).exp_().sum(1).log_() + most[:, 0])
+    return torch.stack(normalizers).logsumexp(0), chosen
+
+
+def _tiles(model: nn.Module, states: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield the first token of every tile and its logits in fp32, which the caller may overwrite."""
+    head = language_model_head(model)
+    # what a peft model or accelerate put in place of a plain layer is called as a whole
+    if type(head) is not nn.Linear or hasattr(head, "_hf_hook"):
+        yield 0, head_logits(model, states).float().clone()
+        return
+    size = max(1, _TILE.get(states.device.type, _TILE_ELSEWHERE) // len(states))
+    for start in range(0, len(head.weight), size):
+        weight = head.weight[start : start + size]
+        bias = None if head.bias is None else head.bias[start : start + size]
+        with _replaced_forward(head, lambda given, weight=weight, bias=bias: product(given, weight, bias)):
+            yield start, head_logits(model, states).float()
+
+
+@contextmanager
+def _replaced_forward(module: nn.Module, forward) -> Iterator[None]:
+    """Give a module another forward for a while."""
+    own = vars(module).get("forward")  # accelerate and `fast_linear` put one there
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own
+
+
+@contextmanager
+def head_positions(model: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[None]:
+    """Let the language-model head see only some positions; logits then have the *shape* (1, positions, vocabulary).
+
+    Args:
+        model: the model; whatever it does to logits behind its head (soft-cap, scaling) stays its own.
+        rows: *Shape:* (positions,), index into the batch.
+        columns: *Shape:* (positions,), index into the sequence.
+    """
+
+    def gather(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0][rows, columns].unsqueeze(0), *args[1:])
+
+    handle = language_model_head(model).register_forward_pre_hook(gather)
+    try:
+        yield
+    finally:
+        handle.remove()
