@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-data_app = typer.Typer(help="Question pairs: build and audit.", no_args_is_help=True)
+data_app = typer.Typer(help="Question pairs: build, audit and export.", no_args_is_help=True)
 tasks_app = typer.Typer(help="Tasks: list, show, check.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(tasks_app, name="tasks")
@@ -48,6 +48,9 @@ Answers = Annotated[
 ]
 NumFewshot = Annotated[int | None, typer.Option("--num-fewshot", min=0, help="Demonstrations; the file's by default.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Items a language.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Replace a setting of the recipe: train.learning_rate=1e-4.")
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of all draws.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, ...")]
@@ -64,11 +67,11 @@ def demo(output_path: OutputPath = None) -> None:
 
 
 @app.command()
-def run(recipe: RecipePath, output_path: OutputPath = None) -> None:
+def run(recipe: RecipePath, output_path: OutputPath = None, settings: Settings = None) -> None:
     """Do every stage of a recipe into a run folder; started again, go on where it stopped."""
     from glotlift.pipeline import run as run_recipe
 
-    _finish(run_recipe(recipe, output_path))
+    _finish(run_recipe(recipe, output_path, settings=settings or ()))
 
 
 @data_app.command("build")
@@ -88,12 +91,47 @@ def data_audit(pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="A pa
     typer.echo(json.dumps(audit_pairs(load_pairs(pairs)), indent=2, ensure_ascii=False))
 
 
+@data_app.command("export")
+def data_export(
+    pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="A pairs.jsonl, or a run folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files go.")],
+    format: Annotated[str, typer.Option("--format", help="llama-factory, trl or hub.")] = "trl",
+    name: Annotated[str, typer.Option("--name", help="Of the data set.")] = "glotlift",
+) -> None:
+    """Write question pairs as LLaMA-Factory, TRL or the Hugging Face hub read them."""
+    from glotlift.data.export_pairs import export_pairs
+    from glotlift.data.questions import load_pairs
+
+    file = pairs / "data" / "pairs.jsonl" if pairs.is_dir() else pairs
+    for path in export_pairs(load_pairs(file), folder, format, name=name):
+        typer.echo(path)
+
+
 @app.command()
-def train(recipe: RecipePath, output_path: OutputPath = None) -> None:
-    """Tune the model of a recipe on its question pairs (LoRA)."""
+def train(
+    recipe: RecipePath,
+    output_path: OutputPath = None,
+    settings: Settings = None,
+    inspect: Annotated[
+        bool, typer.Option("--inspect", help="Show what is read and learned, a language at a time; train nothing.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what training would take in time and memory; train nothing.")
+    ] = False,
+) -> None:
+    """Tune the model of a recipe on its question pairs."""
+    from glotlift.pipeline import inspect_training
     from glotlift.pipeline import train as train_recipe
 
-    typer.echo(train_recipe(recipe, output_path))
+    if not inspect and not dry_run:
+        typer.echo(train_recipe(recipe, output_path, settings=settings or ()))
+        return
+    found = inspect_training(recipe, settings=settings or ())
+    if inspect:
+        from glotlift.reporting.terminal import inspection
+
+        _print_paragraphs(_console(), inspection(found["languages"], found["audit"]))
+    typer.echo(found["estimate"].sentence())
 
 
 @app.command()

@@ -11,7 +11,8 @@ without a traceback and exits with the class's `exit_code`.
     │   ├── DataError             a data file: missing, malformed, without a column, with an unknown label
     │   ├── ModelError            a model, adapter or tokenizer that cannot be loaded or does not fit the prompt
     │   └── OutputError           a folder that cannot be written, or that belongs to another run
-    └── RunError                  exit 1: the input was fine and the run failed
+    ├── RunError                  exit 1: the input was fine and the run failed
+    └── Interrupted               exit 130: Ctrl-C, with everything so far kept
 """
 
 from __future__ import annotations
@@ -58,6 +59,12 @@ class OutputError(UserError):
 
 class RunError(GlotliftError):
     """The input was fine and the run failed."""
+
+
+class Interrupted(GlotliftError):
+    """Ctrl-C ended the run; the message says what was kept."""
+
+    exit_code = 130
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

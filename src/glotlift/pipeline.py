@@ -11,17 +11,27 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from glotlift.data.audit import audit_pairs
-from glotlift.data.questions import QuestionPair, dump_pairs, load_pairs, read_pairs, split_validation
+from glotlift.data.questions import (
+    QuestionPair,
+    balance_pairs,
+    dump_pairs,
+    load_pairs,
+    pivot,
+    read_pairs,
+    split_validation,
+)
 from glotlift.data.read import read_items
 from glotlift.errors import DataError, LanguageError, ModelError, RecipeError
 from glotlift.languages import in_order, members, resolve
-from glotlift.recipe import EvalRecipe, EvalTask, Recipe, dump_recipe, load_recipe
+from glotlift.processes import processes
+from glotlift.recipe import PRESETS, EvalRecipe, EvalTask, Recipe, dump_recipe, load_recipe
 from glotlift.runs import RunFolder, write_folder, write_json, write_text
 from glotlift.schema import validate
 from glotlift.tasks.load import load_task
@@ -30,25 +40,31 @@ from glotlift.tasks.task import ANSWERS_IN, Item, Task
 log = logging.getLogger("glotlift")
 
 
-def run(recipe: Recipe | str | Path, output_path: str | Path | None = None) -> Path:
+def run(
+    recipe: Recipe | str | Path, output_path: str | Path | None = None, *, settings: Sequence[str] = ()
+) -> Path:
     """Do every stage of a recipe and return the run folder. Started again, it goes on where it stopped.
 
     Args:
         recipe: a recipe, or the path of one.
         output_path: the run folder; `runs/<name>` by default.
+        settings: what replaces settings of the file, see `glotlift.recipe.load_recipe`.
 
     Raises:
         UserError: something in the recipe or the files it names is at fault.
         RunError: a stage failed.
     """
-    recipe, folder = _open(recipe, output_path)
+    recipe, folder = _open(recipe, output_path, settings)
     test_sets = _read_test_sets(recipe.eval)  # faults in test data show before hours of training
     _explained(recipe, test_sets)  # and so do faults in what is to be explained
     _data_stage(recipe, folder, test_sets)
     _train_stage(recipe, folder)
-    _merge_stage(recipe, folder)
+    group = processes()
+    if group.is_first:
+        _merge_stage(recipe, folder)
+    group.wait()
     _eval_and_explain(recipe, folder, test_sets)
-    return report(folder.path)
+    return report(folder.path) if group.is_first else folder.path
 
 
 def build_data(recipe: Recipe | str | Path, output_path: str | Path | None = None) -> Path:
@@ -58,12 +74,48 @@ def build_data(recipe: Recipe | str | Path, output_path: str | Path | None = Non
     return folder.path / "data" / "pairs.jsonl"
 
 
-def train(recipe: Recipe | str | Path, output_path: str | Path | None = None) -> Path:
-    """Tune the model of a recipe on its question pairs; return the adapter's folder."""
-    recipe, folder = _open(recipe, output_path)
+def train(
+    recipe: Recipe | str | Path, output_path: str | Path | None = None, *, settings: Sequence[str] = ()
+) -> Path:
+    """Tune the model of a recipe on its question pairs; return the adapter's folder.
+
+    Started again after a stop, it goes on from the last checkpoint to the same weights. Under `accelerate launch` or
+    `torchrun` the processes share every optimizer step.
+
+    Args:
+        recipe: a recipe, or the path of one.
+        output_path: the run folder; `runs/<name>` by default.
+        settings: what replaces settings of the file, see `glotlift.recipe.load_recipe`.
+    """
+    recipe, folder = _open(recipe, output_path, settings)
     _data_stage(recipe, folder, _read_test_sets(recipe.eval))
     _train_stage(recipe, folder)
     return folder.path / "adapter"
+
+
+def inspect_training(recipe: Recipe | str | Path, *, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what a model would read and learn, a language at a time, and what that would take. Loads no weights.
+
+    Args:
+        recipe: a recipe, or the path of one.
+        settings: see `train`.
+
+    Returns:
+        `languages` (see `glotlift.training.rows.inspect_rows`), `estimate` (`glotlift.training.estimate.Estimate`),
+        `audit` (see `glotlift.data.audit.audit_pairs`).
+
+    Raises:
+        DataError: some pairs cannot be trained on; all are named.
+    """
+    from glotlift.models.load import load_tokenizer
+    from glotlift.training.rows import inspect_rows, tokenize_pairs
+
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, settings)
+    pairs, audit = _pairs_of(recipe, _read_test_sets(recipe.eval))
+    training, _ = split_validation(pairs, recipe.data.validation_fraction, recipe.seed)
+    tokenizer = load_tokenizer(recipe.model)
+    rows = tokenize_pairs(tokenizer, training, **_reading(recipe))
+    return {"languages": inspect_rows(tokenizer, rows), "estimate": _estimate(recipe, rows), "audit": audit}
 
 
 def merge(run_path: str | Path) -> Path:
@@ -257,7 +309,7 @@ def compare(a: str | Path, b: str | Path, *, seed: int = 0) -> dict[str, dict[st
         resource class that some but not all of the languages are of, as in `script Latn`.
 
     Raises:
-        DataError: there is no common language, or the items differ.
+        DataError: there is no common language, a file holds no predictions, or the items or their gold labels differ.
     """
     from glotlift.evaluation.compare import compare_group, compare_languages, correctness
     from glotlift.runs import read_parquet
@@ -275,7 +327,7 @@ def compare(a: str | Path, b: str | Path, *, seed: int = 0) -> dict[str, dict[st
     for code in common:
         both = files[0][code], files[1][code]
         frames = [read_parquet(path)[0] for path in both]
-        paired[code] = correctness(*frames, where=f"{both[0]} and {both[1]}")
+        paired[code] = correctness(*frames, where=f"{code}, A {both[0]} and B {both[1]}")
     changes = [*compare_languages(paired, seed=seed), compare_group("all", paired, seed=seed)]
     for kind in ("family", "script", "resource"):
         for name, codes in sorted(members(common, kind).items()):
@@ -320,9 +372,11 @@ TestSets = Mapping[str, tuple[Task, dict[str, list[Item]]]]
 """Name of a test set -> its task, and its items a language."""
 
 
-def _open(recipe: Recipe | str | Path, output_path: str | Path | None) -> tuple[Recipe, RunFolder]:
+def _open(
+    recipe: Recipe | str | Path, output_path: str | Path | None, settings: Sequence[str] = ()
+) -> tuple[Recipe, RunFolder]:
     if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe)
+        recipe = load_recipe(recipe, settings)
     folder = RunFolder(Path(output_path) if output_path else Path("runs") / recipe.name)
     write_text(folder.path / "recipe.yaml", dump_recipe(recipe))
     return recipe, folder
@@ -344,62 +398,153 @@ def _read_test_sets(settings: EvalRecipe) -> TestSets:
     return test_sets
 
 
-def _data_stage(recipe: Recipe, folder: RunFolder, test_sets: TestSets) -> None:
-    from glotlift.models.load import digest
-
+def _pairs_of(recipe: Recipe, test_sets: TestSets) -> tuple[list[QuestionPair], dict[str, Any]]:
+    """Return the question pairs of a recipe and their audit."""
     settings = recipe.data
     task = load_task(settings.task)
-    for code in (*settings.languages, settings.target):
+    for code in (*settings.languages, pivot(settings.direction)):
         task.pack(code)
     pairs = read_pairs(
         task, settings.source, settings.languages,
-        target=settings.target, limit=settings.limit, columns=settings.columns,
+        direction=settings.direction, limit=settings.limit, columns=settings.columns,
     )  # fmt: skip
-    text = dump_pairs(pairs)
-    fingerprint = digest(text, _contents(test_sets))  # the audit looks for the test items in the pairs
-    if folder.is_done("data", fingerprint):
-        return
-    with folder.stage("data", fingerprint) as notes:
-        items = [item for _, by_language in test_sets.values() for rows in by_language.values() for item in rows]
-        audit = audit_pairs(pairs, (text for item in items for text in item.fields.values()))
-        write_json(folder.path / "data" / "audit.json", audit)
-        write_text(folder.path / "data" / "pairs.jsonl", text)
-        notes["pairs"] = len(pairs)
-    flags = ", ".join(f"{count} {flag}" for flag, count in audit["flags"].items()) or "none flagged"
-    log.info("data: %d question pairs in %s (%s)", len(pairs), " ".join(settings.languages), flags)
+    if settings.balance != "none":
+        pairs = balance_pairs(pairs, settings.balance, _lengths(recipe, pairs))
+    items = [item for _, by_language in test_sets.values() for rows in by_language.values() for item in rows]
+    audit = audit_pairs(pairs, (text for item in items for text in item.fields.values()), task)
+    return pairs, audit
+
+
+def _lengths(recipe: Recipe, pairs: Sequence[QuestionPair]) -> dict[str, int] | None:
+    if recipe.data.balance != "tokens":
+        return None
+    from glotlift.models.load import load_tokenizer
+    from glotlift.training.rows import tokenize_pairs
+
+    rows = tokenize_pairs(load_tokenizer(recipe.model), pairs, **_reading(recipe))
+    return {row.id: len(row.input_ids) for row in rows}
+
+
+def _reading(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings of `tokenize_pairs`."""
+    settings = recipe.train
+    return {
+        "max_length": settings.max_length,
+        "prompt_format": settings.prompt_format,
+        "too_long": settings.too_long,
+    }
+
+
+def _data_stage(recipe: Recipe, folder: RunFolder, test_sets: TestSets) -> None:
+    from glotlift.models.load import digest
+
+    group = processes()
+    if group.is_first:
+        pairs, audit = _pairs_of(recipe, test_sets)
+        text = dump_pairs(pairs)
+        fingerprint = digest(text, _contents(test_sets))  # the audit looks for the test items in the pairs
+        if not folder.is_done("data", fingerprint):
+            with folder.stage("data", fingerprint) as notes:
+                write_json(folder.path / "data" / "audit.json", audit)
+                write_text(folder.path / "data" / "pairs.jsonl", text)
+                notes["pairs"] = len(pairs)
+            flags = ", ".join(f"{count} {flag}" for flag, count in audit["flags"].items()) or "none flagged"
+            log.info("data: %d question pairs in %s (%s)", len(pairs), " ".join(recipe.data.languages), flags)
+    group.wait()
+
+
+def _estimate(recipe: Recipe, rows: Sequence[Any]) -> Any:
+    from glotlift.models.load import model_source, place_and_dtype
+    from glotlift.training.estimate import estimate
+    from glotlift.training.order import step_order
+
+    settings = recipe.train
+    order = step_order(
+        [len(row.input_ids) for row in rows], epochs=settings.epochs, batch_size=settings.batch_size, seed=recipe.seed
+    )
+    device, dtype = place_and_dtype(recipe.device, recipe.dtype)
+    names = ("method", "rank", "target_modules", "quantization", "batch_size", "micro_batch_size")
+    return estimate(
+        model_source(recipe.model), [rows[index] for index in order],
+        gradient_checkpointing=settings.gradient_checkpointing, dtype=dtype, device=device,
+        **{name: getattr(settings, name) for name in names},
+    )  # fmt: skip
 
 
 def _train_stage(recipe: Recipe, folder: RunFolder) -> None:
-    from glotlift.models.load import digest, load_model, model_source, weights_fingerprint
+    from glotlift.models.load import digest, load_model, load_tokenizer, model_source, weights_fingerprint
 
     pairs = load_pairs(folder.path / "data" / "pairs.jsonl")
-    settings = recipe.train.model_dump(mode="json")
+    settings = recipe.train.model_dump(mode="json", exclude={"preset", "report_to", "save_steps"})
     weights = weights_fingerprint(model_source(recipe.model))
     inputs = (dump_pairs(pairs), recipe.data.validation_fraction, settings, weights, recipe.dtype, recipe.seed)
     fingerprint = digest(inputs)
-    if folder.is_done("train", fingerprint) and (folder.path / "adapter" / "adapter_config.json").is_file():
+    if folder.is_done("train", fingerprint) and _adapter_is_there(folder):
         return
+    from glotlift.training.rows import tokenize_pairs
     from glotlift.training.tune import tune
 
-    with folder.stage("train", fingerprint) as notes:
-        training, validation = split_validation(pairs, recipe.data.validation_fraction, recipe.seed)
-        loaded = load_model(recipe.model, dtype=recipe.dtype, device=recipe.device)
-        log.info("train: %d pairs, %d held out, on %s", len(training), len(validation), recipe.model)
+    group = processes()
+    if recipe.train.preset != "default":
+        log.info("train: preset %s; not published: %s", recipe.train.preset, PRESETS[recipe.train.preset].unpublished)
+    training, validation = split_validation(pairs, recipe.data.validation_fraction, recipe.seed)
+    rows = tokenize_pairs(load_tokenizer(recipe.model), training, **_reading(recipe))
+    log.info("train: %d pairs, %d held out, on %s; %s",
+             len(training), len(validation), recipe.model, _estimate(recipe, rows).sentence())  # fmt: skip
+    with folder.stage("train", fingerprint) if group.is_first else nullcontext({}) as notes:
+        quantization = recipe.train.quantization
+        loaded = load_model(recipe.model, dtype=recipe.dtype, device=recipe.device, quantization=quantization)
         checkpoints = folder.path / "checkpoints" / fingerprint
-        model, history = tune(loaded, training, validation, checkpoints, seed=recipe.seed, **settings)
-        history |= {"seen": _sources(pairs), "pivot": recipe.data.target}
-        _save_adapter(model, history, folder.path / "adapter")
-        notes["validation_loss"] = history["validation_loss"]
-    shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
+        options = {key: value for key, value in settings.items() if key != "probe"}
+        model, history = tune(
+            loaded, training, validation, checkpoints, seed=recipe.seed, save_steps=recipe.train.save_steps,
+            report_to=recipe.train.report_to, **options, **_probe(recipe, loaded),
+        )  # fmt: skip
+        history |= {"seen": _sources(pairs), "pivot": pivot(recipe.data.direction)}
+        if group.is_first:
+            _save_tuned(model, loaded.tokenizer, history, folder.path / "adapter")
+            notes["validation_loss"] = history["validation_loss"]
+    group.wait()
+    if group.is_first:
+        shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
+
+
+def _probe(recipe: Recipe, loaded: Any) -> dict[str, Any]:
+    """Return the small evaluation that a recipe asks for between training steps, as settings of `tune`."""
+    settings = recipe.train.probe
+    if settings is None:
+        return {}
+    from glotlift.evaluation.predict import predict, prepare
+
+    task = load_task(settings.task or recipe.data.task)
+    items = read_items(task, settings.source, settings.languages, limit=settings.limit)
+    prompts = [prepare(loaded, task, code, rows, "own") for code, rows in items.items()]
+
+    def score(model: Any) -> float:
+        """Return the mean accuracy over the languages, the preference for a label taken out (batch calibration)."""
+        now = replace(loaded, model=model)
+        frames = [predict(now, each, "tuned", calibration="batch") for each in prompts]
+        return sum(float((frame["predicted"] == frame["gold"]).mean()) for frame in frames) / len(frames)
+
+    return {"probe": score, "probe_steps": settings.steps, "patience": settings.patience}
 
 
 def _sources(pairs: Sequence[QuestionPair]) -> list[str]:
-    return list(dict.fromkeys(pair.source for pair in pairs))
+    return list(dict.fromkeys(pair.language for pair in pairs))
 
 
-def _save_adapter(model: Any, history: Mapping[str, Any], target: Path) -> None:
+def _adapter_is_there(folder: RunFolder) -> bool:
+    """Return whether training has left an adapter, or a model whose weights were all tuned."""
+    return any((folder.path / "adapter" / name).is_file() for name in ("adapter_config.json", "config.json"))
+
+
+def _save_tuned(model: Any, tokenizer: Any, history: Mapping[str, Any], target: Path) -> None:
     def save(folder: Path) -> None:
-        model.save_pretrained(folder, save_embedding_layers=False)
+        if hasattr(model, "peft_config"):
+            model.save_pretrained(folder, save_embedding_layers=False)
+        else:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
         write_json(folder / "history.json", history)
 
     write_folder(target, save)
@@ -409,8 +554,11 @@ def _merge_stage(recipe: Recipe, folder: RunFolder) -> None:
     from glotlift.models.load import digest, model_source, weights_fingerprint
 
     adapter = folder.path / "adapter"
-    if not (adapter / "adapter_config.json").is_file():
+    if not _adapter_is_there(folder):
         raise DataError(f"{folder.path}: got no adapter, expected one from `glotlift train`")
+    if (adapter / "config.json").is_file():
+        log.info("merge: nothing to do, all weights were tuned; the model is %s", adapter)
+        return
     weights = weights_fingerprint(model_source(recipe.model)), weights_fingerprint(str(adapter))
     fingerprint = digest(weights, recipe.model, recipe.dtype)
     if folder.is_done("merge", fingerprint) and (folder.path / "merged" / "config.json").is_file():
@@ -421,11 +569,15 @@ def _merge_stage(recipe: Recipe, folder: RunFolder) -> None:
     _, held_out = split_validation(pairs, recipe.data.validation_fraction, recipe.seed)
     with folder.stage("merge", fingerprint):
         certificate = merge_adapter(
-            recipe.model, str(adapter), folder.path / "merged", [pair.input for pair in (held_out or pairs)[:16]],
+            recipe.model, str(adapter), folder.path / "merged", (held_out or pairs)[:16],
             dtype=recipe.dtype, device=recipe.device,
+            max_length=recipe.train.max_length, prompt_format=recipe.train.prompt_format,
         )  # fmt: skip
         write_json(folder.path / "merge.json", certificate)
-    log.info("merge: largest logit difference to the adapter %.2g", certificate["max_logit_difference"])
+    log.info(
+        "merge: largest logit difference to the adapter %.2g, accuracy on %d target tokens %.4f and %.4f",
+        *(certificate[key] for key in ("max_logit_difference", "n_targets", "accuracy_adapter", "accuracy_merged")),
+    )
 
 
 def _eval_and_explain(recipe: Recipe, folder: RunFolder, test_sets: TestSets) -> None:
@@ -441,10 +593,11 @@ def _eval_and_explain(recipe: Recipe, folder: RunFolder, test_sets: TestSets) ->
     if eval_done and explain_done:
         return
     loaded = load_model(recipe.model, adapter=str(adapter), dtype=recipe.dtype, device=recipe.device)
+    group = processes()
     if not eval_done:
-        with folder.stage("eval", eval_fingerprint):
+        with folder.stage("eval", eval_fingerprint) if group.is_first else nullcontext():
             _evaluate(loaded, recipe.eval, test_sets, folder, adapter, recipe.seed, True)
-    if not explain_done:
+    if not explain_done and group.is_first:
         entry, task, items = _explained(recipe, test_sets)
         with folder.stage("explain", explain_fingerprint):
             _explain(loaded, task, entry, items, folder, recipe.eval.token_budget, recipe.seed)
@@ -491,7 +644,6 @@ def _evaluate(
     from glotlift.evaluation.samples import write_samples
     from glotlift.evaluation.scores import build_scores, read_predictions
     from glotlift.models.load import LoadedModel
-    from glotlift.processes import processes
     from glotlift.progress import track
 
     group = processes()
@@ -620,4 +772,15 @@ def _english_words(task: Task, language: str) -> dict[str, str]:
     return task.answers("en", "own") if "en" in task.languages else task.answers(language, "english")
 
 
-__all__ = ["build_data", "compare", "evaluate", "explain", "export_tasks", "merge", "report", "run", "train"]
+__all__ = [
+    "build_data",
+    "compare",
+    "evaluate",
+    "explain",
+    "export_tasks",
+    "inspect_training",
+    "merge",
+    "report",
+    "run",
+    "train",
+]

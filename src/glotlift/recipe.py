@@ -6,6 +6,8 @@ Only stage functions see a recipe (`glotlift.pipeline`); everything below takes 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -42,24 +44,49 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class DataRecipe(Frozen):
-    """The question pairs. See `glotlift.data.questions.read_pairs` for what `source` may be."""
+    """The question pairs. See `glotlift.data.questions` for what `source`, `direction` and `balance` may be."""
 
     task: str
     source: str = "sample"
     languages: Codes
-    target: Code = "en"
+    direction: str = Field("to-english", pattern=r"^(to-english|from-english|via:[A-Za-z-]+)$")
     limit: Count | None = None
+    balance: Literal["none", "pairs", "tokens"] = "none"
     columns: dict[str, str] = {}
     validation_fraction: Fraction = 0.05
 
 
-class TrainRecipe(Frozen):
-    """LoRA on question pairs. `batch_size` is pairs an optimizer step, whatever `micro_batch_size` fits in memory."""
+class ProbeRecipe(Frozen):
+    """A small evaluation in between: accuracy of constrained decoding on a few unseen languages, every `steps` steps.
 
+    Training stops when it has not risen for `patience` probes, and the best weights are kept.
+    """
+
+    steps: Count
+    task: str | None = None
+    source: str | None = None
+    languages: Codes
+    limit: Count = 50
+    patience: Count = 3
+
+
+class TrainRecipe(Frozen):
+    """Tuning on question pairs. `batch_size` is pairs an optimizer step, whatever is run at once and by how many.
+
+    `preset` gives the settings that are not written: `default` (ours), `paper` (arXiv 2405.13816) or `qalign`
+    (NJUNLP/QAlign); see `PRESETS`.
+    """
+
+    preset: Literal["default", "paper", "qalign"] = "default"
+    method: Literal["lora", "full"] = "lora"
     rank: Count = 16
     alpha: Count = 32
     dropout: Fraction = 0.0
+    rslora: bool = False
+    dora: bool = False
+    quantization: Literal["none", "4bit"] = "none"
     target_modules: str | tuple[str, ...] = "all-linear"
+    prompt_format: Literal["plain", "alpaca", "chat"] = "plain"
     learning_rate: float = Field(2e-4, gt=0)
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     warmup_fraction: Fraction = 0.1
@@ -69,14 +96,73 @@ class TrainRecipe(Frozen):
     batch_size: Count = 16
     micro_batch_size: Count = 4
     max_length: Count = 1024
+    too_long: Literal["error", "truncate"] = "error"
+    gradient_checkpointing: bool = False
     save_steps: Count = 20
+    probe: ProbeRecipe | None = None
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, value: Any) -> Any:
+        preset = value.get("preset") if isinstance(value, dict) else None
+        return {**PRESETS[preset].settings, **value} if isinstance(preset, str) and preset in PRESETS else value
 
     @model_validator(mode="after")
-    def _divides(self) -> TrainRecipe:
+    def _fits_together(self) -> TrainRecipe:
         if self.batch_size % self.micro_batch_size:
             got = f"batch_size {self.batch_size} and micro_batch_size {self.micro_batch_size}"
             raise ValueError(f"got {got}, expected the second to divide the first")
+        if self.method == "full":
+            lora_only = {"rslora": self.rslora, "dora": self.dora, "quantization": self.quantization != "none"}
+            if wrong := [name for name, given in lora_only.items() if given]:
+                raise ValueError(f"got method full with {', '.join(wrong)}, expected method lora")
         return self
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Published training settings.
+
+    Attributes:
+        settings: keys of `TrainRecipe`.
+        data: keys of `DataRecipe`.
+        seed: of the run, where it is published.
+        unpublished: settings that the publication leaves open, and what they are here.
+    """
+
+    settings: dict[str, Any]
+    data: dict[str, Any]
+    seed: int | None
+    unpublished: str
+
+
+PRESETS = {
+    "default": Preset({}, {}, None, ""),
+    "paper": Preset(
+        {
+            "method": "lora", "rank": 8, "alpha": 16, "target_modules": ["q_proj", "v_proj"], "learning_rate": 5e-5,
+            "scheduler": "cosine", "warmup_fraction": 0.1, "epochs": 3, "batch_size": 16, "micro_batch_size": 4,
+            "max_length": 2048, "too_long": "truncate", "dropout": 0.0, "weight_decay": 0.0, "max_grad_norm": 1.0,
+            "prompt_format": "alpaca",
+        },
+        {"validation_fraction": 0.05},
+        None,
+        "template (alpaca), seed, dropout (0), weight decay (0), gradient norm (1), the pairs of the validation set; "
+        "rank and alpha are from a secondary source; fp16 is a choice of `dtype`",
+    ),
+    "qalign": Preset(
+        {
+            "method": "full", "learning_rate": 2e-5, "epochs": 3, "batch_size": 128, "scheduler": "cosine",
+            "warmup_fraction": 0.03, "max_length": 512, "too_long": "truncate", "weight_decay": 0.0,
+            "max_grad_norm": 1.0, "prompt_format": "alpaca",
+        },
+        {},
+        1234,
+        "template (alpaca), weight decay (0), gradient norm (1), micro-batch; bf16 is a choice of `dtype`",
+    ),
+}  # fmt: skip
+"""Name -> preset. What is published of them stands in arXiv 2405.13816 and the repository NJUNLP/QAlign."""
 
 
 class EvalTask(Frozen):
@@ -144,6 +230,20 @@ class Recipe(Frozen):
     eval: EvalRecipe
     explain: ExplainRecipe = ExplainRecipe()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, value: Any) -> Any:
+        """Fill what the preset of `train` says of other parts, and an epoch of PAWS, which is the paper's exception."""
+        train = value.get("train") if isinstance(value, dict) else None
+        preset = PRESETS.get(str(train.get("preset"))) if isinstance(train, dict) else None
+        if preset is None or not isinstance(value.get("data"), dict):
+            return value
+        data = {**preset.data, **value["data"]}
+        seed = {} if preset.seed is None else {"seed": preset.seed}
+        if train["preset"] == "paper" and Path(str(data.get("task"))).stem == "paraphrase":
+            train = {"epochs": 1, **train}
+        return {**seed, **value, "data": data, "train": train}
+
     @model_validator(mode="after")
     def _explains_a_test_set(self) -> Recipe:
         keys = [task.key for task in self.eval.tasks]
@@ -158,14 +258,37 @@ class Recipe(Frozen):
         return self
 
 
-def load_recipe(path: str | Path) -> Recipe:
+def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
     """Return the recipe of a YAML file. Relative paths in `source` and `model` count from the working directory.
+
+    Args:
+        path: the file.
+        settings: what replaces settings of the file, as `train.learning_rate=1e-4`; the value is YAML.
 
     Raises:
         RecipeError: the file is missing or malformed, or has faults (all are named).
     """
     file = Path(path)
-    return validate(Recipe, read_yaml(file, RecipeError), str(file), RecipeError)
+    content = read_yaml(file, RecipeError)
+    for setting in settings:
+        _put(content, setting)
+    return validate(Recipe, content, " ".join([str(file), *(f"--set {each}" for each in settings)]), RecipeError)
+
+
+def _put(content: Any, setting: str) -> None:
+    """Put `key.key=value` into a mapping."""
+    place, separator, text = setting.partition("=")
+    *parents, key = place.strip().split(".")
+    if not separator or not all([*parents, key]):
+        raise RecipeError(f"--set: got {setting!r}, expected a setting such as train.learning_rate=1e-4")
+    for parent in parents:
+        if not isinstance(content, dict) or not isinstance(content.setdefault(parent, {}), dict):
+            raise RecipeError(f"--set: got {setting!r}, expected a setting; `{parent}` holds no settings")
+        content = content[parent]
+    try:
+        content[key] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set: got {setting!r}, expected a value that is YAML") from None
 
 
 def dump_recipe(recipe: Recipe) -> str:

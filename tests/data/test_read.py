@@ -25,7 +25,8 @@ def sentiment():
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character can only be escaped
     return path
 
 
@@ -267,6 +268,12 @@ ROW_FAULTS = {
     "empty": ([ROWS[0], {**ROWS[1], "text": " \n"}], r"row 2: 'text' is empty, expected text"),
     "no field": ([{"txt": "a", "label": "positive"}], r"row 1: no column 'text'; it has: txt, label"),
     "null": ([{"text": None, "label": "positive"}], r"row 1: 'text' is None, expected text"),
+    "half a character": (
+        [ROWS[0], {**ROWS[1], "text": "Bad \ud83d"}],
+        r"row 2: 'text' holds '\\ud83d', half of a surrogate pair, expected whole characters",
+    ),
+    "half a character in gold": ([{**ROWS[0], "label": "\udc00"}], r"row 1: 'label' holds '\\udc00', half of a surro"),
+    "half a character in an id": ([ROWS[0], {**ROWS[1], "id": "b\ud800"}], r"row 2: 'id' holds '\\ud800', half of a s"),
     "same id": ([ROWS[0], ROWS[1], ROWS[0]], r"rows 1 and 3 have the id 'a', expected distinct ids"),
 }
 
@@ -277,6 +284,15 @@ def test_a_row_at_fault_is_named_with_its_file(tmp_path, fault, sentiment):
     path = write_jsonl(tmp_path / "test.jsonl", rows)
     with pytest.raises(DataError, match=r"test\.jsonl[:,] " + message):
         read_items(sentiment, str(path), ("en",))
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+def test_whole_characters_may_be_written_as_two_escapes(tmp_path, kind, sentiment):
+    """As JSON does; and half of one in a column that nobody reads is nobody's fault."""
+    row = '{"text": "Fine \\ud83d\\ude00", "label": "positive", "note": "\\ud83d"}'
+    (tmp_path / f"rows.{kind}").write_text(f"[{row}]" if kind == "json" else row, encoding="utf-8")
+    items = read_items(sentiment, str(tmp_path / f"rows.{kind}"), ("en",))["en"]
+    assert items[0].fields["text"] == "Fine 😀"
 
 
 def test_unknown_names_in_the_sample_and_in_the_layout(tmp_path, sentiment):

@@ -1,64 +1,257 @@
 """The audit of question pairs: what is checked, and the reasons every flagged row keeps.
 
-Enters: question pairs, and the texts of the evaluation items. Leaves: the content of `data/audit.json`. Nothing is
-dropped here; a reader of the report sees what the model was tuned on.
+Enters: question pairs, the texts of the evaluation items, and the task. Leaves: the content of `data/audit.json`.
+Nothing is dropped here; a reader of the report sees what the model was tuned on.
+
+Two of the checks carry the claim that the model never saw an answer or a test item: `answer` and `overlap`.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 from glotlift.data.questions import QuestionPair
+from glotlift.tasks.task import Task
 
 LONG_RATIO = 3.0
 """A target this many times longer or shorter than is usual for its language is flagged."""
 
+N_GRAM = 8
+"""Tokens in a row (see `text_tokens`) that a pair and an evaluation text must share to overlap."""
 
-def audit_pairs(pairs: Sequence[QuestionPair], evaluation_texts: Iterable[str] = ()) -> dict[str, Any]:
+SHORTEST = 4
+"""Evaluation texts of fewer tokens are not compared: they say what many texts say."""
+
+
+def audit_pairs(
+    pairs: Sequence[QuestionPair], evaluation_texts: Iterable[str] = (), task: Task | None = None
+) -> dict[str, Any]:
     """Return counts a language, and every flagged pair with its reasons.
 
-    Reasons: `duplicate` (the same input stands twice), `untranslated` (the longest text of the target, without the
-    name of its field, stands in the input), `length` (see `LONG_RATIO`), `in evaluation` (an evaluation text of 20
-    characters or more stands in input or target).
+    Reasons: `answer` (see `find_answers`; only where the task is given), `overlap` (see `find_overlap`), `duplicate`
+    (the same input stands twice), `untranslated` (the longest text of the target, without the name of its field,
+    stands in the input), `length` (see `LONG_RATIO`).
 
     Args:
         pairs: the question pairs.
-        evaluation_texts: fields of the items that will be evaluated.
+        evaluation_texts: fields of the items that will be evaluated, without prompt around them.
+        task: the task whose questions they are.
+
+    Returns:
+        `pairs`: their number. `languages`: `QuestionPair.language` -> pairs. `target`: codes of the target languages,
+        None without pairs. `question_only`: whether no pair has the reason `answer`, None where no task was given.
+        `overlap`: `n` tokens, `items` evaluation texts that overlap `of` so many different ones that were compared,
+        `pairs` concerned. `flags`: reason -> pairs. `flagged`: id -> reasons.
     """
-    usual = _usual_ratio(pairs)
-    texts = {text.strip() for text in evaluation_texts if len(text.strip()) >= 20}
-    seen: set[str] = set()
     reasons: dict[str, list[str]] = defaultdict(list)
-    for pair in pairs:
-        if pair.input in seen:
-            reasons[pair.id].append("duplicate")
-        seen.add(pair.input)
-        if _longest_text(pair.target) in pair.input:
-            reasons[pair.id].append("untranslated")
-        ratio = len(pair.target) / len(pair.input) / usual[pair.source]
-        if not 1 / LONG_RATIO <= ratio <= LONG_RATIO:
-            reasons[pair.id].append("length")
-        if any(text in pair.input or text in pair.target for text in texts):
-            reasons[pair.id].append("in evaluation")
+    answered = find_answers(pairs, task) if task else set()
+    overlapping, overlap = find_overlap(pairs, evaluation_texts)
+    found = {"answer": answered, "overlap": overlapping, **_faulty(pairs)}
+    for index, pair in enumerate(pairs):
+        for reason, rows in found.items():
+            if index in rows:
+                reasons[pair.id].append(reason)
     return {
         "pairs": len(pairs),
-        "languages": dict(Counter(pair.source for pair in pairs)),
-        "target": pairs[0].target_language if pairs else None,
-        "evaluation_texts_compared": len(texts),
-        "flags": dict(Counter(reason for found in reasons.values() for reason in found)),
+        "languages": dict(Counter(pair.language for pair in pairs)),
+        "target": " ".join(dict.fromkeys(pair.target_language for pair in pairs)) or None,
+        "question_only": not answered if task else None,
+        "overlap": overlap,
+        "flags": {reason: len(rows) for reason, rows in found.items() if rows},
         "flagged": dict(reasons),
     }
 
 
+def _faulty(pairs: Sequence[QuestionPair]) -> dict[str, set[int]]:
+    """Return the rows that are poor training data: reason -> indexes."""
+    usual = _usual_ratio(pairs)
+    found: dict[str, set[int]] = {"duplicate": set(), "untranslated": set(), "length": set()}
+    seen: set[str] = set()
+    for index, pair in enumerate(pairs):
+        if pair.input in seen:
+            found["duplicate"].add(index)
+        seen.add(pair.input)
+        if _longest_text(pair.target) in pair.input:
+            found["untranslated"].add(index)
+        ratio = len(pair.target) / len(pair.input) / usual[pair.language]
+        if not 1 / LONG_RATIO <= ratio <= LONG_RATIO:
+            found["length"].add(index)
+    return found
+
+
 def _longest_text(question: str) -> str:
-    return max((re.split("[:：]", line, maxsplit=1)[-1].strip() for line in question.splitlines()), key=len)
+    return max((_value(line) for line in question.splitlines()), key=len)
+
+
+def _value(line: str) -> str:
+    """Return what stands behind the name of a field."""
+    return re.split("[:：]", line, maxsplit=1)[-1].strip()
 
 
 def _usual_ratio(pairs: Sequence[QuestionPair]) -> dict[str, float]:
     ratios: dict[str, list[float]] = defaultdict(list)
     for pair in pairs:
-        ratios[pair.source].append(len(pair.target) / len(pair.input))
+        ratios[pair.language].append(len(pair.target) / len(pair.input))
     return {code: sorted(values)[len(values) // 2] for code, values in ratios.items()}
+
+
+# --- answers
+
+_OPENER = '[:"“”„‟«»‹›「『]'
+"""What a cue may end in, before the answer word; NFKC has made a colon of the wide one."""
+
+_CLOSER = "[\"'”“»«›’‘」』]?[.。।]?"
+"""What may follow an answer word."""
+
+_INSTRUCTION = re.compile(r"\n?Translate the input from [^\n]+ to [^\n]+:\s*\Z")
+
+
+def find_answers(pairs: Sequence[QuestionPair], task: Task) -> set[int]:
+    """Return the indexes of pairs that hold an answer of the task.
+
+    An answer is a label id, or a word of any answer set in any language, in the target or in the question of the input:
+    behind an opening quote or a colon where the text ends, whosever cue that is, or behind a cue of the task at the
+    end of any line. Letter case is ignored. Words that the task does not know are not found.
+
+    Args:
+        pairs: the question pairs.
+        task: the task whose answers they must not hold.
+    """
+    answer = _answer_pattern(task)
+    holds = cache(lambda text: answer.search(_folded(text)) is not None)  # many pairs have the same target
+    return {index for index, pair in enumerate(pairs) if holds(pair.target) or holds(_INSTRUCTION.sub("", pair.input))}
+
+
+def _answer_pattern(task: Task) -> re.Pattern[str]:
+    sets = [task.answer_sets, *(pack.answer_sets for pack in task.languages.values())]
+    words = {word for named in sets for answers in named.values() for word in answers.values()}
+    word = rf"\s*['‘’‚]?\s*{_any_of({*task.labels, *words})}{_CLOSER}\s*"
+    cues = [_folded(cue) for code in task.languages if (cue := _cue(task, code))]
+    telling = [cue for cue in cues if any(character.isalpha() for character in cue)]
+    where = [rf"(?:{_OPENER}|{_any_of(cues)}){word}\Z", rf"{_any_of(telling)}{word}$"]
+    return re.compile("|".join(where), re.MULTILINE)
+
+
+def _cue(task: Task, code: str) -> str:
+    """Return the last line of what a language writes behind the fields."""
+    tail = task.question(code, dict.fromkeys(task.fields, "\0")).rpartition("\0")[2].strip()
+    return tail.splitlines()[-1] if tail else ""
+
+
+def _any_of(texts: Iterable[str]) -> str:
+    """Return a pattern of any of the texts, the longest first; of none it matches nothing."""
+    return f"(?:{'|'.join(sorted((re.escape(_folded(text)) for text in texts), key=len, reverse=True)) or '(?!)'})"
+
+
+def _folded(text: str) -> str:
+    """Return text in NFKC, without letter case."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+# --- overlap
+
+
+def find_overlap(
+    pairs: Sequence[QuestionPair], evaluation_texts: Iterable[str], n: int = N_GRAM
+) -> tuple[set[int], dict[str, int]]:
+    """Return the indexes of pairs that share text with the evaluation, and the counts of `overlap` in `audit_pairs`.
+
+    An evaluation text overlaps where `n` of its tokens in a row stand in a row in an input or a target. One of fewer
+    than `n` tokens overlaps where it is all that a line of a pair says behind the name of its field: as a part of
+    longer texts it would be everyday language. One of fewer than `SHORTEST` is not compared. Texts that are equal
+    count once. Time and memory are linear in the length of all texts.
+
+    Args:
+        pairs: the question pairs.
+        evaluation_texts: fields of items.
+        n: tokens in a row.
+    """
+    compared = [marks for text in {_folded(text) for text in evaluation_texts} if (marks := _marks(text, n))]
+    wanted = set().union(*compared)
+    hits: dict[str, set[tuple[str, ...]]] = {}  # many pairs have the same target
+    rows = set()
+    for index, pair in enumerate(pairs if wanted else ()):
+        for text in (pair.input, pair.target):
+            if text not in hits:
+                hits[text] = wanted.intersection(_candidates(text, n))
+            if hits[text]:
+                rows.add(index)
+    found = set().union(*hits.values())
+    items = sum(not marks.isdisjoint(found) for marks in compared)
+    return rows, {"n": n, "items": items, "of": len(compared), "pairs": len(rows)}
+
+
+def _marks(text: str, n: int) -> set[tuple[str, ...]]:
+    """Return the token sequences of an evaluation text that are looked for."""
+    tokens = text_tokens(text)
+    if len(tokens) < n:
+        return {tuple(tokens)} if len(tokens) >= SHORTEST else set()
+    return set(_n_grams(tokens, n))
+
+
+def _candidates(prompt: str, n: int) -> Iterator[tuple[str, ...]]:
+    """Yield the token sequences of a question: all of `n`, and the whole of every line that is shorter."""
+    yield from _n_grams(text_tokens(prompt), n)
+    for line in prompt.splitlines():
+        for text in (line, _value(line)):
+            tokens = tuple(text_tokens(text))
+            if SHORTEST <= len(tokens) < n:
+                yield tokens
+
+
+def _n_grams(tokens: Sequence[str], n: int) -> Iterable[tuple[str, ...]]:
+    return zip(*(tokens[start:] for start in range(n)), strict=False)
+
+
+def text_tokens(text: str) -> list[str]:
+    """Return the tokens of a text: its words in NFKC without letter case, and without what is no letter or digit.
+
+    Combining marks (Mn, Mc, Me) belong to the word they stand in. In scripts that put no blanks between words (Han,
+    kana, Thai, Lao, Khmer, Burmese) every letter with its marks is a token.
+    """
+    return _folded(text).translate(_SPACED).replace(f" {_GLUE}", "").replace(_GLUE, "").split()
+
+
+_GLUE = "\b"
+"""Stands before a mark that belongs to the letter before it; no text holds it, since it is a control character."""
+
+_UNSPACED = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x1000, 0x109F),  # Burmese
+    (0x1780, 0x17FF),  # Khmer
+    (0x2E80, 0x2FDF),  # Han radicals
+    (0x3005, 0x312F),  # Han, kana, Bopomofo
+    (0x31A0, 0x31FF),
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x1B000, 0x1B16F),  # old kana
+    (0x20000, 0x3FFFF),
+)
+
+
+class _Spaced(dict[int, str]):
+    """Code point -> what `str.translate` writes for it; filled as characters are met."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        category = unicodedata.category(character)
+        is_mark = category.startswith("M")
+        if category == "Cf":  # joiners and soft hyphens
+            written = ""
+        elif not is_mark and category[0] not in "LN":
+            written = " "
+        elif any(first <= code <= last for first, last in _UNSPACED):
+            written = f"{_GLUE}{character} " if is_mark else f" {character} "
+        else:
+            written = character
+        self[code] = written
+        return written
+
+
+_SPACED = _Spaced()

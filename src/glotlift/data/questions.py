@@ -5,26 +5,47 @@ Enters: a task's questions in English and their translations, without answers. L
     <question in the source language, in the task's own format, with the answer cue>
     Translate the input from <Language> to English:
     -> <the same question in English, in the English format, with the answer cue>
+
+One language is common to all pairs (the pivot); a `direction` says which, and on which side it stands:
+
+    to-english      each language -> English
+    from-english    English -> each language
+    via:zh          each language, English too, -> Chinese; any other language in place of Chinese
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from glotlift.data.read import Table, paper_file, path_of, read_table
-from glotlift.errors import DataError
+from glotlift.errors import DataError, LanguageError, nearest, one_of
 from glotlift.languages import language
 from glotlift.tasks.load import sample_pattern
 from glotlift.tasks.task import Task
 
+DIRECTIONS = ("to-english", "from-english", "via:<lang>")
+"""What a direction may be; `<lang>` is the code of a language."""
+
+BALANCES = ("none", "pairs", "tokens")
+"""What languages may be made equal in."""
+
 
 @dataclass(frozen=True)
 class QuestionPair:
-    """A question in a source language (`input`) and in the target language (`target`), both as prompts."""
+    """A question in a source language (`input`) and in the target language (`target`), both as prompts.
+
+    Attributes:
+        id: `<code>:<name>`, the code of `language` and the name of the question.
+        source: code of the language that is translated from.
+        target_language: code of the language that is translated into.
+        input: the question in the source language, and the instruction behind it.
+        target: the question in the target language.
+    """
 
     id: str
     source: str
@@ -32,10 +53,37 @@ class QuestionPair:
     input: str
     target: str
 
+    @property
+    def language(self) -> str:
+        """Code of the language that is not the common one; what is counted a language goes by it."""
+        return self.id.split(":", 1)[0]
+
 
 def instruction(source: str, target: str) -> str:
-    """Return the line that asks for the translation."""
+    """Return the line that asks for the translation.
+
+    Raises:
+        LanguageError: a code is unknown.
+    """
     return f"Translate the input from {language(source).name} to {language(target).name}:"
+
+
+def pivot(direction: str) -> str:
+    """Return the code of the language that all pairs of a direction have in common.
+
+    Raises:
+        DataError: there is no such direction, or it names an unknown language.
+    """
+    if direction in DIRECTIONS[:2]:
+        return "en"
+    code = direction.removeprefix("via:")
+    if code == direction:
+        hint = nearest(direction, DIRECTIONS[:2])
+        raise DataError(f"got the direction {direction!r}{hint}, expected {one_of(DIRECTIONS)}")
+    try:
+        return language(code).code
+    except LanguageError:
+        raise DataError(f"got the direction {direction!r}, expected the code of a language behind `via:`") from None
 
 
 def read_pairs(
@@ -43,71 +91,203 @@ def read_pairs(
     source: str,
     languages: tuple[str, ...],
     *,
-    target: str = "en",
+    direction: str = "to-english",
     limit: int | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> list[QuestionPair]:
-    """Return the question pairs of several source languages, languages in the order given.
+    """Return the question pairs of several languages, languages in the order given.
 
     Args:
         task: whose question templates and cues are used.
-        source: `sample`; a folder in the paper's layout (its files hold finished pairs); or a path with `{lang}` to
+        source: `sample`; a folder in the paper's layout, whose files hold finished pairs into English (those of other
+            directions are made from them: row i must be the same question in every file); or a path with `{lang}` to
             files of questions with the task's fields, rows matched by `id`, else by position.
-        languages: the source languages.
-        target: the language that is translated into.
+        languages: the languages beside the common one.
+        direction: see the module's head.
         limit: only the first so many pairs a language; None for all.
         columns: the column of a field, where it is not named like the field.
 
     Raises:
-        DataError: a file is missing or malformed, a text is empty, or a translation has no original.
+        DataError: a file is missing or malformed, a text is empty, a question is missing in the common language, files
+            of the paper's layout are not parallel, or there is no such direction.
+        LanguageError: the task has no prompts in a language.
     """
-    if target in languages:
-        raise DataError(f"got {target!r} as source and as target language, expected different ones")
-    if source == "sample":
-        pattern = sample_pattern(task.name, "questions")
-        if pattern is None:
-            raise DataError(f"task {task.name!r} has no bundled questions; name a folder or a file pattern")
-        missing = [code for code in languages if not path_of(pattern, code, (code,)).exists()]
-        if missing:
-            has = sorted(p.stem.removeprefix("questions_") for p in Path(pattern).parent.glob("questions_*.jsonl"))
-            raise DataError(
-                f"no bundled questions of {task.name!r} in {', '.join(missing)}; there are: {' '.join(has)}"
-            )
-    elif Path(source).is_dir():
-        if target != "en":
-            raise DataError(f"{source}: the paper's files translate into English, got target {target!r}")
-        return [pair for code in languages for pair in _paper_pairs(task, Path(source), code, limit)]
+    common = pivot(direction)
+    if not languages:
+        raise DataError("got no languages, expected at least one beside the common one")
+    if common in languages:
+        raise DataError(f"got {common!r} as source and as target language, expected different ones")
+    if source != "sample" and Path(source).is_dir():
+        tables = _paper_tables(task, Path(source), languages, common, limit)
+        if direction == "to-english":
+            return [pair for code in languages for pair in _finished(tables[code], code)]
+        questions = _paper_questions(tables)
     else:
-        pattern = source
-    originals = read_table(path_of(pattern, target, (*languages, target)))
+        pattern = _sample(task, (*languages, common)) if source == "sample" else source
+        questions = _own_questions(task, pattern, (*languages, common), columns or {})
+    is_reversed = direction == "from-english"
+    return [pair for code in languages for pair in _pairs(questions, code, common, is_reversed)[:limit]]
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """A language's questions: where they are, name -> row, and how a row is written as a prompt."""
+
+    source: str
+    rows: dict[str, int]
+    prompt: Callable[[int], str]
+
+
+def _pairs(questions: Mapping[str, _Questions], code: str, common: str, is_reversed: bool) -> list[QuestionPair]:
+    """Return the pairs of a language; reversed ones have the common language as their source."""
+    own, other = questions[code], questions[common]
+    ends = (common, code) if is_reversed else (code, common)
+    asks = f"\n{instruction(*ends)}\n"
     pairs = []
-    for code in languages:
-        translations = read_table(path_of(pattern, code, (*languages, target)))
-        pairs += _pairs(task, code, target, translations, originals, columns or {})[:limit]
+    for name, row in own.rows.items():
+        if name not in other.rows:
+            raise DataError(f"{own.source}, row {row + 1}: no question {name!r} in {other.source}, expected one")
+        texts = own.prompt(row), other.prompt(other.rows[name])
+        there, here = reversed(texts) if is_reversed else texts
+        pairs.append(QuestionPair(f"{code}:{name}", *ends, there + asks, here))
     return pairs
 
 
-def _pairs(
-    task: Task, source: str, target: str, translations: Table, originals: Table, columns: Mapping[str, str]
-) -> list[QuestionPair]:
-    position = {name: index for index, name in enumerate(originals.ids())}
-    pairs = []
-    for index, name in enumerate(translations.ids()):
-        if name not in position:
-            raise DataError(f"{translations.source}, row {index + 1}: no question {name!r} in {originals.source}")
-        there = {field: translations.text(index, columns.get(field, field)) for field in task.fields}
-        here = {field: originals.text(position[name], columns.get(field, field)) for field in task.fields}
-        asked = f"{task.question(source, there)}\n{instruction(source, target)}\n"
-        pairs.append(QuestionPair(f"{source}:{name}", source, target, asked, task.question(target, here)))
-    return pairs
+def _sample(task: Task, codes: tuple[str, ...]) -> str:
+    """Return the path pattern of the bundled questions."""
+    pattern = sample_pattern(task.name, "questions")
+    if pattern is None:
+        raise DataError(f"task {task.name!r} has no bundled questions; name a folder or a file pattern")
+    if missing := [code for code in codes if not path_of(pattern, code, (code,)).exists()]:
+        has = sorted(p.stem.removeprefix("questions_") for p in Path(pattern).parent.glob("questions_*.jsonl"))
+        raise DataError(f"no bundled questions of {task.name!r} in {', '.join(missing)}; there are: {' '.join(has)}")
+    return pattern
 
 
-def _paper_pairs(task: Task, folder: Path, source: str, limit: int | None) -> list[QuestionPair]:
-    table = read_table(paper_file(folder, task.name, source, "train_question"))
+def _own_questions(
+    task: Task, pattern: str, codes: tuple[str, ...], columns: Mapping[str, str]
+) -> dict[str, _Questions]:
+    """Return the questions of files that hold the task's fields."""
+
+    def questions(code: str) -> _Questions:
+        table = read_table(path_of(pattern, code, codes))
+
+        def prompt(row: int) -> str:
+            return task.question(code, {field: table.text(row, columns.get(field, field)) for field in task.fields})
+
+        return _Questions(table.source, {name: row for row, name in enumerate(table.ids())}, prompt)
+
+    return {code: questions(code) for code in codes}
+
+
+# --- the paper's layout: rows `input` (question, instruction, both with a newline behind) and `answer` (in English)
+
+
+def _paper_tables(
+    task: Task, folder: Path, languages: tuple[str, ...], common: str, limit: int | None
+) -> dict[str, Table]:
+    """Return the files of all languages but English, which stands in each of them, cut to the limit."""
+    tables: dict[str, Table] = {}
+    for code in (*languages, common):
+        if code != "en":
+            table = read_table(paper_file(folder, task.name, code, "train_question"))
+            tables[code] = Table(table.source, table.rows[:limit])
+    _check_parallel(list(tables.values()))
+    return tables
+
+
+def _check_parallel(tables: Sequence[Table]) -> None:
+    """Raise where a row that two files have is not the same question; what only the longer one has is not compared."""
+    longest = max(tables, key=lambda table: len(table.rows))
+    for table in tables:
+        for row in range(len(table.rows)):
+            if table.text(row, "answer") != longest.text(row, "answer"):
+                raise DataError(
+                    f"{table.source}, row {row + 1}: got another `answer` than in {longest.source}, "
+                    "expected files with the same question in the same row"
+                )
+
+
+def _finished(table: Table, code: str) -> list[QuestionPair]:
     return [
-        QuestionPair(f"{source}:{index}", source, "en", table.text(index, "input"), table.text(index, "answer"))
-        for index in range(len(table.rows[:limit]))
+        QuestionPair(f"{code}:{row}", code, "en", table.text(row, "input"), table.text(row, "answer"))
+        for row in range(len(table.rows))
     ]
+
+
+def _paper_questions(tables: Mapping[str, Table]) -> dict[str, _Questions]:
+    """Return the questions of the files' languages, and the English ones of the longest file."""
+
+    def questions(code: str, table: Table) -> _Questions:
+        def prompt(row: int) -> str:
+            return table.text(row, "answer") if code == "en" else _question_of(table, row, code)
+
+        return _Questions(table.source, {str(row): row for row in range(len(table.rows))}, prompt)
+
+    longest = max(tables.values(), key=lambda table: len(table.rows))
+    return {code: questions(code, table) for code, table in {**tables, "en": longest}.items()}
+
+
+def _question_of(table: Table, row: int, code: str) -> str:
+    text, asks = table.text(row, "input"), f"\n{instruction(code, 'en')}\n"
+    if not text.endswith(asks):
+        raise DataError(f"{table.source}, row {row + 1}: got an `input` that ends in {text[-60:]!r}, expected {asks!r}")
+    return text.removesuffix(asks)
+
+
+# --- balance and validation
+
+
+def balance_pairs(
+    pairs: Sequence[QuestionPair], by: str, lengths: Mapping[str, int] | None = None
+) -> list[QuestionPair]:
+    """Return pairs of which every language (`QuestionPair.language`) has equally many, in the order given.
+
+    A language keeps its first pairs, whole; those behind them are dropped. So the languages keep the same questions
+    by `pairs` where their files are parallel, but not by `tokens`, where their ends differ.
+
+    Args:
+        pairs: all pairs.
+        by: `none` drops nothing; `pairs` keeps as many a language as the smallest has; `tokens` keeps as many leading
+            pairs as do not exceed the smallest language's tokens.
+        lengths: pair id -> tokens, of input and target together or as they should count; only for `tokens`.
+
+    Raises:
+        DataError: `by` is none of these, a pair has no length, or no pair of a language fits.
+    """
+    if by not in BALANCES:
+        raise DataError(f"got the balance {by!r}{nearest(by, BALANCES)}, expected {one_of(BALANCES)}")
+    if by == "none" or not pairs:
+        return list(pairs)
+    size = _sizes(pairs, by, lengths)
+    totals: Counter[str] = Counter()
+    for pair, tokens in zip(pairs, size, strict=True):
+        totals[pair.language] += tokens
+    smallest = min(totals, key=lambda code: totals[code])
+    taken: Counter[str] = Counter()
+    kept = []
+    for pair, tokens in zip(pairs, size, strict=True):
+        taken[pair.language] += tokens
+        if taken[pair.language] <= totals[smallest]:
+            kept.append(pair)
+    if lost := [code for code in totals if code not in {pair.language for pair in kept}]:
+        raise DataError(
+            f"balance by tokens: got a first pair of {', '.join(lost)} longer than all pairs of {smallest} "
+            f"({totals[smallest]} tokens), expected at least one pair a language to fit"
+        )
+    return kept
+
+
+def _sizes(pairs: Sequence[QuestionPair], by: str, lengths: Mapping[str, int] | None) -> list[int]:
+    """Return what each pair counts: 1, or its tokens."""
+    if by == "pairs":
+        return [1] * len(pairs)
+    known = lengths or {}
+    if missing := [pair.id for pair in pairs if pair.id not in known]:
+        raise DataError(
+            f"balance by tokens: got no length of {missing[0]!r} ({len(missing)} in all), expected one a pair"
+        )
+    return [known[pair.id] for pair in pairs]
 
 
 def split_validation(
@@ -134,8 +314,8 @@ def _question(pair: QuestionPair) -> str:
     return pair.id.split(":", 1)[1]
 
 
-def dump_pairs(pairs: list[QuestionPair]) -> str:
-    """Return pairs as JSONL text."""
+def dump_pairs(pairs: Sequence[QuestionPair]) -> str:
+    """Return pairs as JSONL text, one object a line with the fields of `QuestionPair`."""
     return "".join(json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs)
 
 
@@ -143,8 +323,14 @@ def load_pairs(path: Path) -> list[QuestionPair]:
     """Return the pairs of a `pairs.jsonl`.
 
     Raises:
-        DataError: it is missing or malformed.
+        DataError: it is missing or malformed, or an id does not begin with one of the pair's languages.
     """
     table = read_table(path)
     names = list(QuestionPair.__dataclass_fields__)
-    return [QuestionPair(*(table.text(index, name) for name in names)) for index in range(len(table.rows))]
+    pairs = [QuestionPair(*(table.text(index, name) for name in names)) for index in range(len(table.rows))]
+    for row, pair in enumerate(pairs, 1):
+        ends = pair.source, pair.target_language
+        if ":" not in pair.id or pair.language not in ends:
+            expected = one_of(f"{code}:<question>" for code in ends)
+            raise DataError(f"{table.source}, row {row}: got the id {pair.id!r}, expected {expected}")
+    return pairs

@@ -40,7 +40,7 @@ class Table:
         """Return a cell that must hold text.
 
         Raises:
-            DataError: the row has no such column, or the cell is empty or not text.
+            DataError: the row has no such column, or the cell is empty, not text, or text that no tokenizer takes.
         """
         row = self.rows[index]
         if column not in row:
@@ -50,17 +50,24 @@ class Table:
             raise DataError(f"{self.source}, row {index + 1}: {column!r} is {value!r}, expected text")
         if not value.strip():
             raise DataError(f"{self.source}, row {index + 1}: {column!r} is empty, expected text")
+        self._must_be_whole(value, index, column)
         return value
+
+    def _must_be_whole(self, value: str, index: int, column: str) -> None:
+        if (half := lone_surrogate(value)) is not None:
+            got = f"{column!r} holds {half!r}, half of a surrogate pair"
+            raise DataError(f"{self.source}, row {index + 1}: {got}, expected whole characters")
 
     def ids(self) -> list[str]:
         """Return the `id` of every row, its position where it has none.
 
         Raises:
-            DataError: two rows have the same.
+            DataError: two rows have the same, or one cannot be written to a file.
         """
         names = [str(row.get("id", index)) for index, row in enumerate(self.rows)]
         rows: dict[str, int] = {}
         for index, name in enumerate(names):
+            self._must_be_whole(name, index, "id")
             if (first := rows.setdefault(name, index)) != index:
                 raise DataError(
                     f"{self.source}: rows {first + 1} and {index + 1} have the id {name!r}, expected distinct ids"
@@ -238,6 +245,18 @@ def _hub(source: str, language: str) -> Table:
             for row in table:
                 row[column] = names.get(row[column])  # None where a row has no label; SNLI has -1 there
     return Table(":".join(part for part in ("hub", name, config, split or "test") if part), table)
+
+
+def lone_surrogate(text: str) -> str | None:
+    """Return the first half of a surrogate pair that a text holds, None where it holds whole characters only.
+
+    JSON may hold one, as `\\ud800`, where a text was cut inside a character; no tokenizer and no file takes it.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as fault:
+        return text[fault.start]
+    return None
 
 
 def gold_column(table: Table, named: str | None) -> str:

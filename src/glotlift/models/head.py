@@ -90,12 +90,30 @@ def _tiles(model: nn.Module, states: Tensor) -> Iterator[tuple[int, Tensor]]:
     if type(head) is not nn.Linear or hasattr(head, "_hf_hook"):
         yield 0, head_logits(model, states).float().clone()
         return
-    size = max(1, _TILE.get(states.device.type, _TILE_ELSEWHERE) // len(states))
+    size = tile_size(states)
     for start in range(0, len(head.weight), size):
-        weight = head.weight[start : start + size]
         bias = None if head.bias is None else head.bias[start : start + size]
-        with _replaced_forward(head, lambda given, weight=weight, bias=bias: product(given, weight, bias)):
-            yield start, head_logits(model, states).float()
+        tile = product(states, head.weight[start : start + size], bias)
+        yield start, behind_head(model, tile).float()
+
+
+def tile_size(states: Tensor) -> int:
+    """Return how many tokens of the vocabulary make a tile for some positions, at least one."""
+    return max(1, _TILE.get(states.device.type, _TILE_ELSEWHERE) // max(1, len(states)))
+
+
+def behind_head(model: nn.Module, logits: Tensor) -> Tensor:
+    """Return what the model makes of its head's output: the same, or soft-capped or scaled, element by element.
+
+    Args:
+        model: neither its blocks nor its head run.
+        logits: of any tokens. *Shape:* (positions, tokens).
+
+    Returns:
+        *Shape:* as `logits`.
+    """
+    with _replaced_forward(language_model_head(model), lambda _states: logits[None]):
+        return head_logits(model, logits.new_zeros(len(logits), 1))
 
 
 @contextmanager
@@ -129,3 +147,22 @@ def head_positions(model: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def final_states(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Keep the states that the head is given in passes of the model, and let the head give almost nothing.
+
+    The model is run as a whole, so that what wraps it (data-parallel training) sees the pass.
+
+    Yields:
+        A list that gets the states of every pass. *Shape:* (batch, length, hidden).
+    """
+    seen: list[Tensor] = []
+
+    def keep(states: Tensor) -> Tensor:
+        seen.append(states)
+        return states[..., :1]
+
+    with _replaced_forward(language_model_head(model), keep):
+        yield seen

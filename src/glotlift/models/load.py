@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from glotlift.errors import ModelError
 from glotlift.models.linear import fast_linear
@@ -45,7 +46,8 @@ class LoadedModel:
         model: the causal language model, in evaluation mode; a peft model when there is an adapter.
         tokenizer: its tokenizer.
         fingerprint: digest of the weights and the dtype.
-        adapter_fingerprint: digest of the adapter's weights, None without one.
+        adapter_fingerprint: digest of the adapter's weights, or of the tuned model's; None without one.
+        tuned: the tuned model where all weights were tuned, so that base and tuned are two models; else None.
     """
 
     name: str
@@ -53,6 +55,7 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     fingerprint: str
     adapter_fingerprint: str | None = None
+    tuned: Any = None
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -66,44 +69,64 @@ class LoadedModel:
     @contextmanager
     def as_variant(self, variant: str) -> Iterator[Any]:
         """Run with the adapter switched off (`base`) or on (`tuned`); yields the model, its linear layers made fast."""
-        is_off = variant == "base" and self.adapter_fingerprint is not None
-        with fast_linear(self.model), self.model.disable_adapter() if is_off else nullcontext():
-            yield self.model
+        model = self.tuned if self.tuned is not None and variant == "tuned" else self.model
+        is_off = variant == "base" and self.adapter_fingerprint is not None and self.tuned is None
+        with fast_linear(model), model.disable_adapter() if is_off else nullcontext():
+            yield model
 
 
-def load_model(name: str, *, adapter: str | None = None, dtype: str = "auto", device: str = "auto") -> LoadedModel:
+def load_model(
+    name: str, *, adapter: str | None = None, dtype: str = "auto", device: str = "auto", quantization: str = "none"
+) -> LoadedModel:
     """Load a causal language model and its tokenizer, and put an adapter on it.
 
     Args:
         name: hub id, local folder, `.gguf` file, or `demo`.
-        adapter: folder (or hub id) of a peft adapter; None for none.
+        adapter: folder (or hub id) of a peft adapter, or the folder of a model whose weights were all tuned; None for
+            none.
         dtype: one of `DTYPES`; `auto` is bfloat16 on a GPU that has it, else float32.
         device: `auto` (CUDA if there is one), or a device of torch.
+        quantization: `4bit` loads the weights in four bits, with bitsandbytes, for training; else `none`.
 
     Raises:
-        ModelError: there is no such model or device, the model lacks a tokenizer, or the adapter does not fit.
+        ModelError: there is no such model or device, bitsandbytes is not installed, the model lacks a tokenizer, or the adapter does not fit.
     """
-    if dtype not in DTYPES:
-        raise ModelError(f"got dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
     source = model_source(name)
-    if adapter is not None:
+    is_model = adapter is not None and (Path(adapter) / "config.json").is_file()
+    if adapter is not None and not is_model:
         _check_adapter(Path(adapter))
-    place = _device(device)
-    kind = _dtype(dtype, place)
+    place, kind = place_and_dtype(device, dtype)
     tokenizer = load_tokenizer(name)
+    model = _weights(name, source, kind, quantization)
+    adapter_fingerprint = tuned = None
+    if is_model:
+        tuned, adapter_fingerprint = _weights(str(adapter), str(adapter), kind, "none"), weights_fingerprint(str(adapter))
+    elif adapter is not None:
+        model, adapter_fingerprint = _with_adapter(model, adapter)
+    for each in (model, tuned):
+        try:
+            if each is not None and quantization == "none":
+                each.to(place).eval()
+        except (RuntimeError, AssertionError, NotImplementedError) as fault:
+            raise ModelError(f"model {name!r} cannot be put on device {device!r}: {_first_line(fault)}") from fault
+    fingerprint = digest(weights_fingerprint(source), str(kind), *([quantization] if quantization != "none" else []))
+    return LoadedModel(name, model, tokenizer, fingerprint, adapter_fingerprint, tuned)
+
+
+def _weights(name: str, source: str, dtype: torch.dtype, quantization: str) -> Any:
+    """Return a causal language model."""
+    options = {}
+    if quantization == "4bit":
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise ModelError("got quantization 4bit without bitsandbytes, expected `pip install bitsandbytes`")
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
     try:
         # attention is transformers' own choice, sdpa or eager: both take the packed masks of `forward`
-        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=kind, use_safetensors=True)
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as fault:
         raise ModelError(f"model {name!r} cannot be loaded: {_first_line(fault)}") from fault
-    adapter_fingerprint = None
-    if adapter is not None:
-        model, adapter_fingerprint = _with_adapter(model, adapter)
-    try:
-        model.to(place).eval()
-    except (RuntimeError, AssertionError, NotImplementedError) as fault:
-        raise ModelError(f"model {name!r} cannot be put on device {device!r}: {_first_line(fault)}") from fault
-    return LoadedModel(name, model, tokenizer, digest(weights_fingerprint(source), str(kind)), adapter_fingerprint)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -147,6 +170,18 @@ def model_source(name: str) -> str:
 
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+
+
+def place_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
+    """Return where a model goes and in which dtype, see `load_model`.
+
+    Raises:
+        ModelError: there is no such device or dtype.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"got dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
+    place = _device(device)
+    return place, _dtype(dtype, place)
 
 
 def _device(device: str) -> torch.device:

@@ -219,3 +219,31 @@ def _change_row(name: str, change: Mapping[str, Any], *, is_group: bool) -> list
         Text(cell.detail, style="dim"),
         *(Text(text) for text in p_values),
     ]
+
+
+def inspection(languages: Mapping[str, Any], audit: Mapping[str, Any]) -> list[RenderableType]:
+    """Return what `glotlift train --inspect` prints: counts a language, rows as the model sees them, the audit.
+
+    Args:
+        languages: from `glotlift.training.rows.inspect_rows`.
+        audit: from `glotlift.data.audit.audit_pairs`.
+    """
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("language", "rows", "tokens a row", "learned of them", "truncated"):
+        table.add_column(name, justify="left" if name == "language" else "right")
+    for code, found in languages.items():
+        spans = [f"{mean:g} ({least}–{most})" for least, mean, most in (found["tokens"], found["targets"])]
+        table.add_row(language(code), f"{found['rows']:,}", *spans, f"{found['truncated']:,}")
+    shown: list[RenderableType] = [table]
+    for code, found in languages.items():
+        for row in found["shown"]:
+            text = Text(f"{language(code)}, {row['id']}, read:\n", style="bold")
+            text.append(row["prompt"], style="not bold").append("\nlearned:\n").append(row["target"], style="not bold blue")
+            shown.append(text)
+    flags = ", ".join(f"{count} {flag}" for flag, count in audit["flags"].items()) or "none flagged"
+    overlap = audit["overlap"]
+    shown.append(
+        f"{audit['pairs']:,} pairs, {flags}; {overlap['items']} of {overlap['of']:,} evaluation texts share "
+        f"{overlap['n']} tokens or more with a pair."
+    )
+    return shown

@@ -1,92 +1,64 @@
-"""LoRA on question pairs, with transformers' Trainer and peft (arXiv 2405.13816, section 3).
+"""Tuning on question pairs, with transformers' Trainer and peft (arXiv 2405.13816, section 3).
 
-Enters: a loaded model and question pairs. Leaves: a peft adapter folder and the history of the loss. Checkpoints stand
-in a folder beside; training that was stopped goes on from the last one that is whole.
+Enters: a loaded model and question pairs. Leaves: a tuned model and the history of the loss. Checkpoints stand in a
+folder beside; training that was stopped goes on from the last one that is whole, to the same weights.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import logging
-import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers.pytorch_utils import Conv1D
 
 from glotlift.data.questions import QuestionPair
-from glotlift.errors import DataError, ModelError, RunError
+from glotlift.errors import DataError, ModelError
+from glotlift.models.linear import fast_linear
 from glotlift.models.load import LoadedModel
-from glotlift.progress import track
 from glotlift.runs import saving
-from glotlift.training.objective import Collator, target_loss, tokenize_pair
+from glotlift.training.objective import Collator, target_loss
+from glotlift.training.order import step_order
+from glotlift.training.rows import TokenRow, tokenize_pairs
+from glotlift.training.watch import WHOLE, Probe, Watch, interruptible
 
-log = logging.getLogger(__name__)
-
-_WHOLE = "whole"
-"""Name of the file that a checkpoint gets last."""
+log = logging.getLogger("glotlift")
 
 
 class QuestionTrainer(Trainer):
-    """The Trainer with the loss of `glotlift.training.objective`."""
+    """The Trainer with the loss of `glotlift.training.objective`.
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    Args:
+        watch: is told which rows every loss is of.
+        settings: of the Trainer.
+    """
+
+    def __init__(self, watch: Watch, **settings: Any) -> None:
+        super().__init__(callbacks=[watch], **settings)
+        self.watch = watch
         # the Trainer then counts the target tokens of the whole optimizer step and does not rescale the loss
         self.model_accepts_loss_kwargs = True
 
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Tensor],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Return the loss of a micro-batch as its part of the optimizer step's mean."""
         loss = target_loss(model, inputs, num_items_in_batch)
+        self.watch.saw(inputs, loss)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes, tokens are summed
         return (loss, {"loss": loss}) if return_outputs else loss
-
-
-class _Progress(TrainerCallback):
-    """Shows steps and the loss, refuses a loss that is not finite, and marks checkpoints that are whole."""
-
-    def __init__(self) -> None:
-        self.shown: Any = None
-        self.advance: Any = None
-
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
-        self.shown = track("train", state.max_steps, "steps")
-        self.advance = self.shown.__enter__()
-        if state.global_step:
-            self.advance(state.global_step)
-
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        self.advance(1)
-
-    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        step = state.global_step
-        for what in ("loss", "grad_norm"):
-            if not math.isfinite(value := (logs or {}).get(what, 0.0)):
-                raise RunError(f"the training {what} is {value} at step {step}, expected a number; lower learning_rate")
-
-    def on_save(self, args, state, control, **kwargs) -> None:
-        if state.is_world_process_zero:
-            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
-
-    def on_train_end(self, args, state, control, **kwargs) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Take the bar off the terminal; a second call does nothing."""
-        if self.shown is not None:
-            self.shown.__exit__(None, None, None)
-            self.shown = None
 
 
 def tune(
@@ -95,72 +67,105 @@ def tune(
     validation: Sequence[QuestionPair],
     checkpoints: Path,
     *,
-    rank: int,
-    alpha: int,
-    dropout: float,
-    target_modules: str | Sequence[str],
-    learning_rate: float,
-    scheduler: str,
-    warmup_fraction: float,
-    weight_decay: float,
-    max_grad_norm: float,
-    epochs: float,
-    batch_size: int,
-    micro_batch_size: int,
-    max_length: int,
-    save_steps: int,
-    seed: int,
+    method: str = "lora",
+    rank: int = 16,
+    alpha: int = 32,
+    dropout: float = 0.0,
+    rslora: bool = False,
+    dora: bool = False,
+    quantization: str = "none",
+    target_modules: str | Sequence[str] = "all-linear",
+    prompt_format: str = "plain",
+    learning_rate: float = 2e-4,
+    scheduler: str = "cosine",
+    warmup_fraction: float = 0.1,
+    weight_decay: float = 0.0,
+    max_grad_norm: float = 1.0,
+    epochs: float = 1.0,
+    batch_size: int = 16,
+    micro_batch_size: int = 4,
+    max_length: int = 1024,
+    too_long: str = "error",
+    gradient_checkpointing: bool = False,
+    save_steps: int = 20,
+    report_to: Sequence[str] = (),
+    probe: Callable[[Any], float] | None = None,
+    probe_steps: int = 0,
+    patience: int = 3,
+    seed: int = 0,
 ) -> tuple[Any, dict[str, Any]]:
-    """Train LoRA weights on question pairs.
+    """Train a model to translate questions back.
+
+    Under a launcher of several processes each does its share of every optimizer step; the weights are the same.
 
     Args:
-        loaded: the base model; it gets the adapter.
+        loaded: the base model; it gets the adapter, or is tuned itself.
         pairs: what is learned from.
         validation: pairs whose loss is measured at the end, a language at a time; may be empty.
         checkpoints: folder for checkpoints; training goes on from the last whole one in it.
+        method: `lora`, or `full` for all weights.
         rank: rank of the LoRA update.
-        alpha: LoRA's scale; the update is multiplied by `alpha / rank`.
+        alpha: LoRA's scale; the update is multiplied by `alpha / rank`, with rsLoRA by `alpha / sqrt(rank)`.
         dropout: on the input of LoRA's down projection.
+        rslora: rank-stabilized LoRA (arXiv 2312.03732).
+        dora: weight-decomposed LoRA (arXiv 2402.09353).
+        quantization: `4bit` where the model was loaded so (QLoRA, arXiv 2305.14314).
         target_modules: names of linear layers, or `all-linear`.
+        prompt_format: see `glotlift.training.rows.PROMPT_FORMATS`.
         learning_rate: peak of the schedule.
         scheduler: its shape, one of transformers' names.
         warmup_fraction: share of the steps that warm up.
         weight_decay: AdamW's.
         max_grad_norm: gradients are clipped to this norm.
-        epochs: passes over the pairs.
-        batch_size: pairs an optimizer step of one process.
-        micro_batch_size: pairs a forward pass.
+        epochs: passes over the pairs; rounded up to whole steps.
+        batch_size: pairs an optimizer step, of all processes together.
+        micro_batch_size: pairs a forward pass, at most a process's share of a step.
         max_length: tokens a pair may have.
+        too_long: `error` or `truncate`, see `glotlift.training.rows.tokenize_pairs`.
+        gradient_checkpointing: compute activations again in the backward pass; less memory, more time.
         save_steps: optimizer steps between checkpoints.
+        report_to: loggers of the Trainer: `tensorboard`, `wandb`, `mlflow`, `trackio`.
+        probe: function of the model in training -> a score, higher is better, see `glotlift.training.watch.Probe`.
+        probe_steps: optimizer steps between probes; 0 for none.
+        patience: probes without a better score after which training stops.
         seed: of the LoRA weights, data order and dropout.
 
     Returns:
-        The peft model, and a history: `log` (one entry a log step), `validation_loss` (nats a target token, a
-        language), `target_tokens` and `tokens` of one epoch, `trainable_parameters`.
+        The model, a peft model for LoRA, and a history: `log` (one entry a step: `step`, `loss` in nats a target token,
+        `grad_norm`, `learning_rate`, `epoch`), `validation_loss` (nats a target token, a language), `probes`,
+        `target_tokens` and `tokens` of all steps, `trainable_parameters`.
 
     Raises:
-        DataError: there are no pairs, or one is too long.
+        DataError: there are no pairs, or some cannot be trained on (all are named).
         ModelError: no layer has one of the names in `target_modules`.
-        RunError: the loss is not finite.
+        RunError: the loss is not finite or explodes.
+        Interrupted: Ctrl-C; a checkpoint was saved.
     """
     if not pairs:
         raise DataError("got no question pairs to train on, expected at least one")
-    rows = [tokenize_pair(loaded.tokenizer, pair, max_length) for pair in pairs]
-    model = _with_lora(loaded, rank, alpha, dropout, target_modules, seed)
+    _check_loggers(report_to)
+    read = {"max_length": max_length, "prompt_format": prompt_format, "too_long": too_long}
+    rows = tokenize_pairs(loaded.tokenizer, pairs, **read)
+    held_out = tokenize_pairs(loaded.tokenizer, validation, **read)
+    order = step_order([len(row.input_ids) for row in rows], epochs=epochs, batch_size=batch_size, seed=seed)
+    model = loaded.model if method == "full" else _with_lora(
+        loaded, seed, quantization,
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, use_rslora=rslora, use_dora=dora,
+        target_modules=target_modules if isinstance(target_modules, str) else list(target_modules),
+    )  # fmt: skip
+    if gradient_checkpointing:
+        enable = getattr(loaded.model, "activation_checkpointing_enable", loaded.model.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
-        per_device_train_batch_size=micro_batch_size,
-        per_device_eval_batch_size=micro_batch_size,
-        gradient_accumulation_steps=batch_size // micro_batch_size,
         learning_rate=learning_rate,
         lr_scheduler_type=scheduler,
         warmup_steps=warmup_fraction,
         weight_decay=weight_decay,
         max_grad_norm=max_grad_norm,
-        num_train_epochs=epochs,
-        train_sampling_strategy="group_by_length",
+        num_train_epochs=1,  # `order` holds all passes
+        train_sampling_strategy="sequential",
         seed=seed,
-        data_seed=seed,
         logging_steps=1,
         logging_nan_inf_filter=False,  # a loss that is not finite must show
         save_steps=save_steps,
@@ -170,32 +175,34 @@ def tune(
         bf16=loaded.model.dtype == torch.bfloat16,
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
         disable_tqdm=True,
-        report_to="none",
+        report_to=list(report_to) or "none",
     )
-    tokenizer = loaded.tokenizer
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    callback = _Progress()
+    share = _micro_batch(batch_size, micro_batch_size, arguments.world_size)
+    arguments.per_device_train_batch_size = share
+    arguments.gradient_accumulation_steps = batch_size // (share * arguments.world_size)
+    in_order = [rows[index] for index in order]
+    watch = Watch(checkpoints, in_order, batch_size, loaded.model.config.get_text_config().vocab_size,
+                  Probe(probe, probe_steps, patience) if probe is not None and probe_steps else None)  # fmt: skip
     trainer = QuestionTrainer(
+        watch,
         model=model,
         args=arguments,
-        train_dataset=rows,
-        data_collator=Collator(pad or 0),  # pyright: ignore[reportArgumentType]
-        callbacks=[callback],
+        train_dataset=in_order,
+        data_collator=Collator(_padding(loaded)),  # pyright: ignore[reportArgumentType]
     )
-    from transformers import PrinterCallback
-
     trainer.remove_callback(PrinterCallback)
-    try:
-        with saving(checkpoints):
-            trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-    finally:
-        callback.close()
+    with saving(checkpoints), fast_linear(model), interruptible(watch):
+        trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+        watch.finish(model)
+        losses = _validation_loss(model, trainer, held_out, micro_batch_size)
     history = {
         "log": [entry for entry in trainer.state.log_history if "loss" in entry],
-        "validation_loss": _validation_loss(trainer, loaded, validation, max_length),
-        "target_tokens": sum(label >= 0 for row in rows for label in row["labels"]),
-        "tokens": sum(len(row["input_ids"]) for row in rows),
+        "validation_loss": losses,
+        "probes": watch.probes,
+        "target_tokens": sum(row.n_targets for row in in_order),
+        "tokens": sum(len(row.input_ids) for row in in_order),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
     model.eval()
@@ -206,45 +213,62 @@ def last_checkpoint(folder: Path) -> str | None:
     """Return the last whole checkpoint of a folder, None where there is none. Drops those that are not whole."""
     whole = []
     for found in folder.glob("checkpoint-*"):
-        if (found / _WHOLE).is_file():
+        if (found / WHOLE).is_file():
             whole.append(found)
         else:
             log.info("dropping %s: it was not written to the end", found.name)
-            shutil.rmtree(found)
+            shutil.rmtree(found, ignore_errors=True)  # several processes look
     return str(max(whole, key=lambda found: int(found.name.rsplit("-", 1)[1]))) if whole else None
 
 
-def _with_lora(
-    loaded: LoadedModel, rank: int, alpha: int, dropout: float, target_modules: str | Sequence[str], seed: int
-) -> Any:
-    targets = target_modules if isinstance(target_modules, str) else list(target_modules)
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM"
-    )  # fmt: skip
+def _micro_batch(batch_size: int, micro_batch_size: int, n_processes: int) -> int:
+    """Return pairs of a forward pass of one process: the asked number, or less where its share of a step is smaller."""
+    if batch_size % n_processes:
+        raise DataError(
+            f"got train.batch_size {batch_size} for {n_processes} processes, expected a multiple of their number"
+        )
+    share = batch_size // n_processes
+    return next(size for size in range(min(micro_batch_size, share), 0, -1) if share % size == 0)
+
+
+def _padding(loaded: LoadedModel) -> int:
+    tokenizer = loaded.tokenizer
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return pad if isinstance(pad, int) else 0
+
+
+def _check_loggers(names: Sequence[str]) -> None:
+    modules = {"tensorboard": "torch.utils.tensorboard"}
+    for name in names:
+        needed = "tensorboard" if name in modules else name
+        if importlib.util.find_spec(needed) is None:
+            raise DataError(f"got train.report_to {name}, which is not installed; expected `pip install {needed}`")
+
+
+def _with_lora(loaded: LoadedModel, seed: int, quantization: str, **settings: Any) -> Any:
+    is_transposed = any(isinstance(module, Conv1D) for module in loaded.model.modules())  # GPT-2
+    config = LoraConfig(task_type="CAUSAL_LM", fan_in_fan_out=is_transposed, **settings)
+    model = loaded.model if quantization == "none" else prepare_model_for_kbit_training(loaded.model)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            return get_peft_model(loaded.model, config)
+            return get_peft_model(model, config)
         except ValueError as fault:
             raise ModelError(f"train.target_modules: {str(fault).splitlines()[0]}") from None
 
 
-def _validation_loss(
-    trainer: Trainer, loaded: LoadedModel, pairs: Sequence[QuestionPair], max_length: int
-) -> Mapping[str, float]:
+def _validation_loss(model: Any, trainer: Trainer, rows: Sequence[TokenRow], batch_size: int) -> Mapping[str, float]:
+    """Return the loss of held-out pairs in nats a target token, a language."""
     losses = {}
-    for code in dict.fromkeys(pair.source for pair in pairs):
-        rows = [tokenize_pair(loaded.tokenizer, pair, max_length) for pair in pairs if pair.source == code]
-        trainer.model.eval()  # pyright: ignore[reportOptionalMemberAccess]
-        collate: Any = trainer.data_collator
-        total = count = 0.0
+    model.eval()
+    collate: Any = trainer.data_collator
+    for code in dict.fromkeys(row.language for row in rows):
+        own = sorted((row for row in rows if row.language == code), key=lambda row: len(row.input_ids))
+        total = 0.0
         with torch.inference_mode():
-            for start in range(0, len(rows), trainer.args.per_device_eval_batch_size):
-                batch = collate(rows[start : start + trainer.args.per_device_eval_batch_size])
-                batch = {key: value.to(trainer.args.device) for key, value in batch.items()}
-                total += target_loss(trainer.model, batch, 1).item()  # pyright: ignore[reportArgumentType]
-                count += (batch["labels"] >= 0).sum().item()
-        losses[code] = round(total / count, 6)
-        if not math.isfinite(losses[code]):
-            raise RunError(f"the validation loss in {code} is {losses[code]}, expected a number; lower learning_rate")
+            for start in range(0, len(own), batch_size):
+                batch = collate(own[start : start + batch_size])
+                batch = {k: v.to(trainer.args.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+                total += target_loss(model, batch, 1).item()
+        losses[code] = round(total / sum(row.n_targets for row in own), 6)
     return losses

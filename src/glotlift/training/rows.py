@@ -1,0 +1,169 @@
+"""Question pairs as token rows: what is read, what is learned, and an X-ray of both before the first step.
+
+Enters: question pairs, a tokenizer, a prompt format. Leaves: `input_ids` and `labels`. Prompt and target are tokenized
+as one string; the target's end-of-sequence (or end-of-turn) token is learned too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from glotlift.data.questions import QuestionPair
+from glotlift.errors import DataError, ModelError
+from glotlift.models.labels import continuations, encode
+
+IGNORED = -100
+"""Label of a token that is read and not learned."""
+
+PROMPT_FORMATS = ("plain", "alpaca", "chat")
+"""`plain`: the pair as it is; `alpaca`: between the headings of Stanford Alpaca; `chat`: the model's chat template."""
+
+_ALPACA = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{}\n\n### Response:\n"
+)
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """A pair as the model sees it.
+
+    Attributes:
+        id: of the pair.
+        language: of the pair, see `QuestionPair.language`.
+        input_ids: prompt and target.
+        labels: as long; the target's tokens where they are learned, `IGNORED` before.
+        n_cut: tokens at the end that did not fit into `max_length`.
+    """
+
+    id: str
+    language: str
+    input_ids: list[int]
+    labels: list[int]
+    n_cut: int = 0
+
+    @property
+    def n_targets(self) -> int:
+        """Tokens that are learned."""
+        return sum(label != IGNORED for label in self.labels)
+
+
+def tokenize_pairs(
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[QuestionPair],
+    *,
+    max_length: int,
+    prompt_format: str = "plain",
+    too_long: str = "error",
+) -> list[TokenRow]:
+    """Return pairs as token rows.
+
+    Args:
+        tokenizer: of the model.
+        pairs: the pairs.
+        max_length: tokens a row may have.
+        prompt_format: one of `PROMPT_FORMATS`.
+        too_long: `error` refuses a longer row, `truncate` cuts its end off.
+
+    Raises:
+        DataError: a target is empty, is cut away whole, or a row is too long; all such rows are named.
+        ModelError: `chat` for a tokenizer without a chat template.
+    """
+    if not pairs:
+        return []
+    texts = [_texts(tokenizer, pair, prompt_format) for pair in pairs]
+    special = prompt_format != "chat"  # a chat template writes the start token itself
+    encoded = encode(tokenizer, [part for text in texts for part in (text[0], text[0] + text[1])], special=special)
+    end = tokenizer.eos_token_id if prompt_format != "chat" else None
+    rows, faults = [], []
+    for index, pair in enumerate(pairs):
+        prompt, whole = encoded[2 * index : 2 * index + 2]
+        n_read, (target,) = continuations(prompt, [whole])
+        learned = [*target, *([end] if isinstance(end, int) else [])]
+        tokens, labels = prompt[:n_read] + learned, [IGNORED] * n_read + learned
+        row = TokenRow(
+            pair.id, pair.language, tokens[:max_length], labels[:max_length], max(len(tokens) - max_length, 0)
+        )
+        if fault := _fault(row, pair, len(tokens), max_length, too_long):
+            faults.append(f"row {index + 1} ({pair.id}): {fault}")
+        rows.append(row)
+    if faults:
+        more = f"\n  and {len(faults) - 10} more" if len(faults) > 10 else ""
+        raise DataError(
+            f"{len(faults)} of {len(pairs)} pairs cannot be trained on:\n  " + "\n  ".join(faults[:10]) + more
+        )
+    return rows
+
+
+def _fault(row: TokenRow, pair: QuestionPair, length: int, max_length: int, too_long: str) -> str | None:
+    if not pair.target.strip():
+        return "got an empty target, expected a question"
+    if row.n_cut and too_long == "error":
+        return (
+            f"got {length} tokens, expected at most {max_length}; raise train.max_length, drop the pair, or set "
+            "train.too_long to truncate"
+        )
+    if not row.n_targets:
+        return f"got a prompt of {length - row.n_cut} tokens and more, so nothing of the target is left to learn; expected some"
+    return None
+
+
+def _texts(tokenizer: PreTrainedTokenizerBase, pair: QuestionPair, prompt_format: str) -> tuple[str, str]:
+    """Return prompt and target of a pair as text."""
+    if prompt_format == "plain":
+        return pair.input, pair.target
+    if prompt_format == "alpaca":
+        return _ALPACA.format(pair.input.rstrip("\n")), pair.target
+    if not tokenizer.chat_template:
+        raise ModelError(
+            "got train.prompt_format chat for a tokenizer without a chat template, expected an instruct model"
+        )
+    asked = [{"role": "user", "content": pair.input.rstrip("\n")}]
+    answered = [*asked, {"role": "assistant", "content": pair.target}]
+    prompt = str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+    whole = str(tokenizer.apply_chat_template(answered, tokenize=False))
+    if not whole.startswith(prompt):
+        raise ModelError(
+            "the chat template writes an answered question in another way than an open one; expected the same beginning"
+        )
+    return prompt, whole[len(prompt) :].rstrip("\n")  # up to the token that ends the turn
+
+
+def inspect_rows(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[TokenRow], n_shown: int = 2
+) -> dict[str, Mapping[str, object]]:
+    """Return what a model reads and learns, a language at a time.
+
+    Args:
+        tokenizer: of the model.
+        rows: from `tokenize_pairs`.
+        n_shown: rows a language that are decoded.
+
+    Returns:
+        Language -> `rows`, `tokens` (fewest, mean, most a row), `targets` (the same of learned tokens), `truncated`
+        (number of rows), `shown` (decoded `id`, `prompt`, `target` of the first rows).
+    """
+    found = {}
+    for code in dict.fromkeys(row.language for row in rows):
+        own = [row for row in rows if row.language == code]
+        found[code] = {
+            "rows": len(own),
+            "tokens": _span([len(row.input_ids) for row in own]),
+            "targets": _span([row.n_targets for row in own]),
+            "truncated": sum(row.n_cut > 0 for row in own),
+            "shown": [_decoded(tokenizer, row) for row in own[:n_shown]],
+        }
+    return found
+
+
+def _span(counts: Sequence[int]) -> tuple[int, float, int]:
+    return min(counts), round(sum(counts) / len(counts), 1), max(counts)
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, row: TokenRow) -> dict[str, str]:
+    n_read = len(row.labels) - row.n_targets
+    prompt, target = row.input_ids[:n_read], row.input_ids[n_read:]
+    return {"id": row.id, "prompt": str(tokenizer.decode(prompt)), "target": str(tokenizer.decode(target))}

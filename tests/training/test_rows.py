@@ -1,0 +1,101 @@
+"""Token rows: what is read and what is learned, in every format; rows that cannot be trained on are named."""
+
+import copy
+
+import pytest
+
+from glotlift.data.questions import QuestionPair, read_pairs
+from glotlift.errors import DataError, ModelError
+from glotlift.tasks.load import load_task
+from glotlift.training.rows import IGNORED, inspect_rows, tokenize_pairs
+
+CHAT = (
+    "<s>{% for m in messages %}{{ '[' + m['role'] + '] ' + m['content'] + '</s>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '[assistant] ' }}{% endif %}"
+)
+
+
+def _pairs(n=2, codes=("de", "zh")):
+    return read_pairs(load_task("sentiment"), "sample", codes, limit=n)
+
+
+def _learned(row):
+    return [token for token, label in zip(row.input_ids, row.labels, strict=True) if label != IGNORED]
+
+
+def test_a_pair_is_read_up_to_the_target_and_the_target_is_learned_with_its_end(tiny):
+    tokenizer = tiny("llama").tokenizer
+    (pair,) = _pairs(1, ("de",))
+    (row,) = tokenize_pairs(tokenizer, [pair], max_length=1024)
+    learned = _learned(row)
+    assert learned[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(learned[:-1]).strip() == pair.target.strip()
+    n_read = len(row.input_ids) - len(learned)
+    assert row.labels == [IGNORED] * n_read + learned
+    assert row.n_targets == len(learned)
+    assert row.input_ids[0] == tokenizer.bos_token_id
+    assert tokenizer.decode(row.input_ids[1:n_read]) == pair.input
+
+
+def test_alpaca_puts_the_pair_between_its_headings(tiny):
+    tokenizer = tiny("llama").tokenizer
+    (pair,) = _pairs(1, ("de",))
+    (row,) = tokenize_pairs(tokenizer, [pair], max_length=1024, prompt_format="alpaca")
+    n_read = len(row.input_ids) - row.n_targets
+    prompt = tokenizer.decode(row.input_ids[1:n_read])
+    assert f"### Instruction:\n{pair.input.rstrip()}\n\n### Response:\n" in prompt
+    assert _learned(row)[-1] == tokenizer.eos_token_id
+
+
+def test_chat_learns_the_answer_and_the_end_of_its_turn(tiny):
+    tokenizer = copy.deepcopy(tiny("llama").tokenizer)
+    tokenizer.chat_template = CHAT
+    (pair,) = _pairs(1, ("de",))
+    (row,) = tokenize_pairs(tokenizer, [pair], max_length=1024, prompt_format="chat")
+    n_read = len(row.input_ids) - row.n_targets
+    assert row.input_ids.count(tokenizer.bos_token_id) == 1
+    assert tokenizer.decode(row.input_ids[:n_read]).endswith(f"[user] {pair.input.rstrip()}</s>\n[assistant] ")
+    assert tokenizer.decode(_learned(row)) == pair.target + "</s>"
+
+
+def test_chat_without_a_template_is_refused(tiny):
+    with pytest.raises(ModelError, match="chat for a tokenizer without a chat template"):
+        tokenize_pairs(tiny("llama").tokenizer, _pairs(1), max_length=1024, prompt_format="chat")
+
+
+def test_rows_that_cannot_be_trained_on_are_named_all_at_once(tiny):
+    good = _pairs(1)
+    empty = QuestionPair("de:e", "de", "en", good[0].input, " \n")
+    with pytest.raises(DataError) as caught:
+        tokenize_pairs(tiny("llama").tokenizer, [*good, empty, good[0]], max_length=9)
+    message = str(caught.value)
+    assert "4 of 4 pairs" in message
+    assert "row 1 (de:q001): got" in message
+    assert "row 3 (de:e): got an empty target" in message
+    assert "expected at most 9; raise train.max_length" in message
+
+
+def test_truncation_cuts_the_end_and_refuses_a_target_that_is_gone(tiny):
+    tokenizer = tiny("llama").tokenizer
+    pairs = _pairs(1, ("de",))
+    (whole,) = tokenize_pairs(tokenizer, pairs, max_length=1024)
+    n_read = len(whole.input_ids) - whole.n_targets
+    (cut,) = tokenize_pairs(tokenizer, pairs, max_length=n_read + 3, too_long="truncate")
+    assert cut.input_ids == whole.input_ids[: n_read + 3]
+    assert (cut.n_targets, cut.n_cut) == (3, whole.n_targets - 3)
+    with pytest.raises(DataError, match=r"row 1 \(de:q001\): .*nothing of the target is left"):
+        tokenize_pairs(tokenizer, pairs, max_length=n_read, too_long="truncate")
+
+
+def test_the_x_ray_shows_every_language(tiny):
+    tokenizer = tiny("llama").tokenizer
+    pairs = _pairs(3)
+    rows = tokenize_pairs(tokenizer, pairs, max_length=150, too_long="truncate")
+    found = inspect_rows(tokenizer, rows, n_shown=2)
+    assert list(found) == ["de", "zh"]
+    german = [row for row in rows if row.language == "de"]
+    assert found["de"]["rows"] == 3
+    assert found["de"]["tokens"][0] == min(len(row.input_ids) for row in german)
+    assert found["de"]["truncated"] == sum(row.n_cut > 0 for row in german)
+    assert [row["id"] for row in found["de"]["shown"]] == ["de:q001", "de:q002"]
+    assert found["de"]["shown"][0]["prompt"].endswith(pairs[0].input)
