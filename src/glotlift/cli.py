@@ -124,7 +124,9 @@ def train(
     from glotlift.pipeline import train as train_recipe
 
     if not inspect and not dry_run:
-        typer.echo(train_recipe(recipe, output_path, settings=settings or ()))
+        adapter = train_recipe(recipe, output_path, settings=settings or ())
+        if os.environ.get("RANK", "0") == "0":  # the first of several processes prints
+            typer.echo(adapter)
         return
     found = inspect_training(recipe, settings=settings or ())
     if inspect:
@@ -353,6 +355,8 @@ def models(name: Annotated[str, typer.Argument(help="Hub id, folder, .gguf file,
 
 
 def _finish(folder: Path) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return
     _print_tables(json.loads((folder / "scores.json").read_text(encoding="utf-8")))
     typer.echo(f"report: {folder / 'report.html'}")
 

@@ -40,9 +40,7 @@ from glotlift.tasks.task import ANSWERS_IN, Item, Task
 log = logging.getLogger("glotlift")
 
 
-def run(
-    recipe: Recipe | str | Path, output_path: str | Path | None = None, *, settings: Sequence[str] = ()
-) -> Path:
+def run(recipe: Recipe | str | Path, output_path: str | Path | None = None, *, settings: Sequence[str] = ()) -> Path:
     """Do every stage of a recipe and return the run folder. Started again, it goes on where it stopped.
 
     Args:
@@ -74,9 +72,7 @@ def build_data(recipe: Recipe | str | Path, output_path: str | Path | None = Non
     return folder.path / "data" / "pairs.jsonl"
 
 
-def train(
-    recipe: Recipe | str | Path, output_path: str | Path | None = None, *, settings: Sequence[str] = ()
-) -> Path:
+def train(recipe: Recipe | str | Path, output_path: str | Path | None = None, *, settings: Sequence[str] = ()) -> Path:
     """Tune the model of a recipe on its question pairs; return the adapter's folder.
 
     Started again after a stop, it goes on from the last checkpoint to the same weights. Under `accelerate launch` or
@@ -523,8 +519,11 @@ def _probe(recipe: Recipe, loaded: Any) -> dict[str, Any]:
     def score(model: Any) -> float:
         """Return the mean accuracy over the languages, the preference for a label taken out (batch calibration)."""
         now = replace(loaded, model=model)
-        frames = [predict(now, each, "tuned", calibration="batch") for each in prompts]
-        return sum(float((frame["predicted"] == frame["gold"]).mean()) for frame in frames) / len(frames)
+        total = 0.0
+        for each in prompts:
+            frame = predict(now, each, "tuned", calibration="batch")
+            total += (frame["predicted"].to_numpy() == frame["gold"].to_numpy()).mean()
+        return total / len(prompts)
 
     return {"probe": score, "probe_steps": settings.steps, "patience": settings.patience}
 

@@ -235,12 +235,12 @@ class Recipe(Frozen):
     def _from_preset(cls, value: Any) -> Any:
         """Fill what the preset of `train` says of other parts, and an epoch of PAWS, which is the paper's exception."""
         train = value.get("train") if isinstance(value, dict) else None
-        preset = PRESETS.get(str(train.get("preset"))) if isinstance(train, dict) else None
-        if preset is None or not isinstance(value.get("data"), dict):
+        if not isinstance(train, dict) or not isinstance(value.get("data"), dict):
             return value
+        preset = PRESETS.get(str(train.get("preset")), PRESETS["default"])
         data = {**preset.data, **value["data"]}
         seed = {} if preset.seed is None else {"seed": preset.seed}
-        if train["preset"] == "paper" and Path(str(data.get("task"))).stem == "paraphrase":
+        if train.get("preset") == "paper" and Path(str(data.get("task"))).stem == "paraphrase":
             train = {"epochs": 1, **train}
         return {**seed, **value, "data": data, "train": train}
 

@@ -1,7 +1,6 @@
-"""Merging: the merged folder is a plain model of the base's dtype that gives what the adapter gave, or there is none."""
+"""Merging: the merged folder is a plain model of the base's dtype that gives what the adapter gave, or is not there."""
 
 import json
-import math
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from peft.tuners.lora.layer import Linear as LoraLinear
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from glotlift.data.questions import read_pairs
 from glotlift.errors import DataError, ModelError, OutputError, RunError
@@ -52,7 +51,7 @@ def random_adapter(base, folder, **settings):
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        tuned = get_peft_model(model, LoraConfig(**{"r": 2, "init_lora_weights": False, **settings}))
+        tuned = get_peft_model(model, LoraConfig(**{"r": 2, "lora_alpha": 1, "init_lora_weights": False, **settings}))
         for name, parameter in tuned.named_parameters():
             if "modules_to_save" in name:
                 parameter.data.add_(0.1 * torch.randn_like(parameter))
@@ -213,15 +212,15 @@ def test_a_damaged_merge_is_refused_and_leaves_nothing(tmp_path, base, adapter, 
 
 def test_weights_lost_in_saving_are_seen(tmp_path, base, adapter, pairs, monkeypatch):
     """What is compared is what lies on the disk."""
-    write = module.AutoModelForCausalLM.from_pretrained
+    save = LlamaForCausalLM.save_pretrained
 
-    def lose(folder, **options):
+    def lose(model, folder):
+        save(model, folder)
         weights = load_file(folder / "model.safetensors")
         weights["lm_head.weight"][7] += 1
         save_file(weights, folder / "model.safetensors", {"format": "pt"})
-        return write(folder, **options)
 
-    monkeypatch.setattr(module.AutoModelForCausalLM, "from_pretrained", lose)
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", lose)
     with pytest.raises(RunError, match="merging changes logits by"):
         merged(base, adapter, tmp_path / "merged", pairs)
     assert nothing_left(tmp_path)
@@ -342,19 +341,27 @@ def test_lm_eval_gives_the_adapters_log_likelihoods(tmp_path, sentencepiece_styl
     base = random_base(tmp_path / "base", sentencepiece_style, FAMILIES["llama"], getattr(torch, dtype))
     adapter = random_adapter(base, tmp_path / "adapter", target_modules="all-linear")
     certificate = merged(base, adapter, tmp_path / "merged", pairs)
-    asked = [(pair.input, pair.target) for pair in pairs]
+    asked = [(pair.input.rstrip("\n"), "\n" + pair.target) for pair in pairs]  # lm-eval moves blanks at the end
     harness = HFLM(pretrained=str(tmp_path / "merged"), device="cpu", dtype="float32", batch_size=2)
     found = harness.loglikelihood(
         [Instance("loglikelihood", doc={}, arguments=each, idx=k) for k, each in enumerate(asked)]
     )
-    rows = tokenize_pairs(AutoTokenizer.from_pretrained(base), pairs, max_length=1024)
-    logits, tokens = adapter_logits(base, adapter, pairs)
-    scores = logits.log_softmax(-1)[torch.arange(len(tokens)), tokens]
-    for (score, _), own, row in zip(found, scores.split([row.n_targets for row in rows]), rows, strict=True):
-        n_text = row.n_targets - 1  # lm-eval does not score the end of the sequence
-        bound = 1e-3 if dtype == "float32" else 2 * certificate["max_logit_difference"] * n_text
-        assert score == pytest.approx(own[:-1].sum().item(), abs=bound)
-        assert math.isfinite(score)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tuned = PeftModel.from_pretrained(model, str(adapter)).eval()
+    for (score, _), (prompt, text) in zip(found, asked, strict=True):
+        own, n_scored = log_likelihood(tuned, sentencepiece_style, prompt, text)
+        other, _ = log_likelihood(tuned.get_base_model(), sentencepiece_style, prompt, text + "!")
+        bound = 1e-3 if dtype == "float32" else certificate["max_logit_difference"] * n_scored
+        assert score == pytest.approx(own, abs=bound)
+        assert abs(score - other) > bound
+
+
+def log_likelihood(model, tokenizer, prompt, text):
+    """Return ln p(text | prompt) by one plain forward pass, and the number of its tokens."""
+    head, whole = tokenizer(prompt)["input_ids"], tokenizer(prompt + text)["input_ids"]
+    with torch.inference_mode():
+        scores = model(torch.tensor([whole])).logits[0].float().log_softmax(-1)
+    return sum(scores[k - 1, whole[k]].item() for k in range(len(head), len(whole))), len(whole) - len(head)
 
 
 def test_an_adapter_of_another_model_is_refused(base, adapter):

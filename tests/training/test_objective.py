@@ -1,6 +1,5 @@
 """The loss: target tokens only, equal to the model's own in fp64, whatever the micro-batch."""
 
-import copy
 
 import pytest
 import torch

@@ -23,7 +23,7 @@ def fast_linear(model: nn.Module) -> Iterator[None]:
     Layers that are not plain `nn.Linear` with contiguous fp32 weights on an x86 CPU stay as they are, and so do those
     whose forward someone else has replaced.
     """
-    changed = [module for module in model.modules() if _is_plain(module)] if _has_onednn() else []
+    changed: list[Any] = [module for module in model.modules() if _is_plain(module)] if _has_onednn() else []
     for module in changed:
         module.forward = partial(_forward, module)
     try:

@@ -89,7 +89,8 @@ def load_model(
         quantization: `4bit` loads the weights in four bits, with bitsandbytes, for training; else `none`.
 
     Raises:
-        ModelError: there is no such model or device, bitsandbytes is not installed, the model lacks a tokenizer, or the adapter does not fit.
+        ModelError: there is no such model or device, bitsandbytes is not installed, the model lacks a tokenizer, or the
+            adapter does not fit.
     """
     source = model_source(name)
     is_model = adapter is not None and (Path(adapter) / "config.json").is_file()
@@ -100,7 +101,10 @@ def load_model(
     model = _weights(name, source, kind, quantization)
     adapter_fingerprint = tuned = None
     if is_model:
-        tuned, adapter_fingerprint = _weights(str(adapter), str(adapter), kind, "none"), weights_fingerprint(str(adapter))
+        tuned, adapter_fingerprint = (
+            _weights(str(adapter), str(adapter), kind, "none"),
+            weights_fingerprint(str(adapter)),
+        )
     elif adapter is not None:
         model, adapter_fingerprint = _with_adapter(model, adapter)
     for each in (model, tuned):

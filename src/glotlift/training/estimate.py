@@ -1,7 +1,7 @@
 """What training will take, said before any weights are loaded.
 
-Enters: a model's config and token rows. Leaves: seconds and bytes, as estimates: floating-point operations over the rate
-of a matrix product measured now, and the parts that memory is made of.
+Enters: a model's config and token rows. Leaves: seconds and bytes, as estimates: floating-point operations over the
+rate of a matrix product measured now, and the parts that memory is made of.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def merge_tolerance(dtype: torch.dtype, n_layers: int, largest_logit: float) -> 
     """Return the largest logit difference that merging may make.
 
     In fp32 it is `TOLERANCE`. A narrower dtype rounds every weight by up to half its eps, relative to the weight. The
-    errors of different weights are independent, so those of `n_layers` layers add up as squares do: eps * sqrt(n_layers)
+    errors of different weights are independent; those of `n_layers` layers add up as squares do: eps * sqrt(n_layers)
     of the size of the logits, for which the largest one stands.
 
     Args:
@@ -236,7 +236,7 @@ def _inside(layer: Any) -> Any:
 
 
 def _settle_tie(merged: Any, was_tied: bool) -> None:
-    """Make head and embedding one tensor again where they are still equal, else let the config say that they are two."""
+    """Make head and embedding one tensor again where they are still equal; else let the config say they are two."""
     head, embedding = language_model_head(merged), merged.get_input_embeddings()
     if was_tied and torch.equal(head.weight, embedding.weight):
         head.weight = embedding.weight

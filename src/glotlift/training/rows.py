@@ -107,7 +107,7 @@ def _fault(row: TokenRow, pair: QuestionPair, length: int, max_length: int, too_
             "train.too_long to truncate"
         )
     if not row.n_targets:
-        return f"got a prompt of {length - row.n_cut} tokens and more, so nothing of the target is left to learn; expected some"
+        return f"got a prompt of {max_length} tokens or more, so nothing of the target is left to learn; expected some"
     return None
 
 

@@ -78,6 +78,7 @@ class Watch(TrainerCallback):
             self._fail("loss", float(loss.detach()), None, inputs["ids"])
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Show the bar, at where a checkpoint left it."""
         self._shown = track("train", sum(len(row.input_ids) for row in self.rows), "tokens")
         self._advance = self._shown.__enter__()
         if state.global_step and self.probe is not None:
@@ -86,6 +87,7 @@ class Watch(TrainerCallback):
             self._advance(self._tokens(step))
 
     def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
+        """Advance, probe where it is due, and end training on Ctrl-C."""
         self._advance(self._tokens(state.global_step - 1))
         if self.probe is not None and state.global_step % self.probe.steps == 0:
             self._run_probe(self.probe, model, state, control)
@@ -93,12 +95,14 @@ class Watch(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        """Stop at a loss or gradient that is no number, or a loss that has exploded."""
         for what in ("loss", "grad_norm"):
             value = (logs or {}).get(what, 0.0)
             if not math.isfinite(value) or (what == "loss" and value > self.limit):
                 self._fail(what, value, state.global_step, [row.id for row in self._step(state.global_step - 1)])
 
     def on_save(self, args, state, control, **kwargs) -> None:
+        """Mark a checkpoint as whole when all processes have written it."""
         if torch.distributed.is_initialized():
             torch.distributed.barrier()  # every process writes a part of the checkpoint
         if state.is_world_process_zero:
@@ -106,6 +110,7 @@ class Watch(TrainerCallback):
             (self._checkpoint(state) / WHOLE).touch()
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
+        """Take the bar away."""
         self.close()
 
     def finish(self, model: Any) -> None:

@@ -1,0 +1,151 @@
+"""`glotlift train` as a process: killed at random steps, shared by two processes, looked at without training."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load
+
+from glotlift.cli import main
+from glotlift.pipeline import train
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_folder, tmp_path_factory):
+    """Twelve steps of 4 pairs with dropout, each with a checkpoint."""
+    content = {
+        "name": "tiny",
+        "model": str(tiny_folder),
+        "data": {"task": "sentiment", "languages": ["zh", "de"], "limit": 32, "validation_fraction": 0.25},
+        "train": {
+            "rank": 2, "batch_size": 4, "micro_batch_size": 2, "dropout": 0.1, "save_steps": 1, "learning_rate": 0.01,
+        },
+        "eval": {"tasks": [{"task": "sentiment", "limit": 6}], "languages": ["en", "de", "sw"]},
+    }  # fmt: skip
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def _start(recipe, target, *launcher, settings=()):
+    asked = [part for setting in settings for part in ("--set", setting)]
+    command = [*(launcher or (sys.executable,)), "-m", "glotlift", "train", str(recipe), "-o", str(target), *asked]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def whole(recipe, tmp_path_factory):
+    """An uninterrupted run."""
+    target = tmp_path_factory.mktemp("runs") / "whole"
+    train(recipe, target)
+    return target
+
+
+def _adapter(folder):
+    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def _losses(folder):
+    history = json.loads((folder / "adapter" / "history.json").read_text())
+    return [entry["loss"] for entry in history["log"]]
+
+
+RANDOM = random.Random(os.environ.get("GLOTLIFT_TEST_SEED", time.time_ns()))
+
+
+@pytest.mark.parametrize("step", RANDOM.sample(range(1, STEPS - 1), 5))
+def test_killed_at_any_step_it_goes_on_to_the_same_bytes(recipe, whole, tmp_path, step):
+    process = _start(recipe, tmp_path / "run")
+    while process.poll() is None and not list((tmp_path / "run").glob(f"checkpoints/*/checkpoint-{step}")):
+        time.sleep(0.001)
+    time.sleep(random.random() * 0.05)  # somewhere between this checkpoint and the next
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it was over before it could be killed"
+    assert not (tmp_path / "run" / "adapter").exists()
+    train(recipe, tmp_path / "run")
+    assert _adapter(tmp_path / "run") == _adapter(whole)
+    assert _losses(tmp_path / "run") == _losses(whole)
+
+
+def test_ctrl_c_says_how_to_go_on(recipe, whole, tmp_path):
+    process = _start(recipe, tmp_path / "run")
+    while process.poll() is None and not list((tmp_path / "run").glob("checkpoints/*/checkpoint-2")):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; the last good checkpoint is of step" in err
+    assert "Traceback" not in err
+    train(recipe, tmp_path / "run")
+    assert _adapter(tmp_path / "run") == _adapter(whole)
+
+
+LAUNCHERS = {
+    "torchrun": ["torchrun", "--nproc-per-node", "2", "--master-port", "0", "--rdzv-backend", "c10d",
+                 "--rdzv-endpoint", "localhost:0"],
+    # on CPUs accelerate starts two processes through MPI only, with --mpirun_hostfile; without it is one
+    "accelerate": ["accelerate", "launch", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
+                   "--dynamo_backend", "no", "--cpu"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def one_process(recipe, tmp_path_factory):
+    """A run without dropout, which draws other numbers in every process."""
+    target = tmp_path_factory.mktemp("runs") / "one"
+    train(recipe, target, settings=["train.dropout=0"])
+    return target
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_give_the_loss_curve_of_one(recipe, one_process, tmp_path, launcher):
+    program, *options = LAUNCHERS[launcher]
+    path = str(Path(sys.executable).parent / program)
+    process = _start(recipe, tmp_path / "run", path, *options, settings=["train.dropout=0"])
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert out.count("adapter") == 1, "only the first process prints"
+    assert len(_losses(one_process)) == STEPS
+    assert _losses(tmp_path / "run") == pytest.approx(_losses(one_process), abs=1e-5)
+    got, expected = (load(_adapter(folder)) for folder in (tmp_path / "run", one_process))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(got[name], tensor, atol=1e-3, rtol=1e-3)
+
+
+def test_a_step_that_processes_cannot_share_is_refused(recipe, tmp_path):
+    program, *options = LAUNCHERS["torchrun"]
+    path = str(Path(sys.executable).parent / program)
+    settings = ["train.batch_size=3", "train.micro_batch_size=1"]
+    _, err = _start(recipe, tmp_path / "run", path, *options, settings=settings).communicate(timeout=300)
+    assert "got train.batch_size 3 for 2 processes, expected a multiple of their number" in err
+
+
+def test_inspect_and_dry_run_train_nothing(recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for flag in ("--inspect", "--dry-run"):
+        with pytest.raises(SystemExit) as end:
+            main(["train", str(recipe), flag])
+        assert end.value.code == 0
+        out = capsys.readouterr().out
+        assert "12 steps, 8,010 tokens of which 2,862 are learned: about" in out
+        assert ("Translate the input from German to English:" in out) == (flag == "--inspect")
+        assert ("evaluation texts share" in out) == (flag == "--inspect")
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_replace_those_of_the_file(recipe, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", str(recipe), "--dry-run", "--set", "train.batch_size=8", "--set", "train.epochs=2"])
+    assert capsys.readouterr().out.startswith("12 steps, ")
