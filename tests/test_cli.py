@@ -450,12 +450,26 @@ def test_question_pairs_are_audited(cli, recipe, tmp_path):
     built = cli("data", "build", recipe(), "-o", tmp_path / "run")
     assert built.code == 0
     assert built.out.strip() == str(tmp_path / "run" / "data" / "pairs.jsonl")
-    audit = json.loads(cli("data", "audit", built.out.strip()).out)
+    audit = json.loads(cli("data", "audit", built.out.strip(), "--task", "sentiment").out)
     assert (audit["pairs"], audit["languages"]) == (4, {"de": 4})
-    assert audit == {
-        **json.loads((tmp_path / "run" / "data" / "audit.json").read_text()),
-        "evaluation_texts_compared": 0,
-    }
+    kept = json.loads((tmp_path / "run" / "data" / "audit.json").read_text())
+    assert audit == {**kept, "overlap": {**kept["overlap"], "of": 0}}  # there is nothing to compare with here
+    assert (audit["question_only"], kept["overlap"]["of"] > 0) == (True, True)
+
+
+@pytest.mark.parametrize("format", ["trl", "llama-factory", "hub"])
+def test_question_pairs_are_exported(cli, recipe, tmp_path, format):
+    cli("data", "build", recipe(), "-o", tmp_path / "run")
+    exported = cli("data", "export", tmp_path / "run", tmp_path / "out", "--format", format)
+    assert exported.code == 0, exported.err
+    assert Path(exported.out.strip()).is_file()
+
+
+def test_an_unknown_export_format_is_refused(cli, recipe, tmp_path):
+    cli("data", "build", recipe(), "-o", tmp_path / "run")
+    refused = cli("data", "export", tmp_path / "run", tmp_path / "out", "--format", "csv")
+    assert refused.code == 2
+    assert "'csv'" in refused.err
 
 
 @pytest.fixture
@@ -506,8 +520,9 @@ def test_evaluations_that_cannot_be_compared(evaluated, refused, cli, evaluate, 
     cli(*evaluate, "--languages", "en,de", "--limit", 3, "-o", tmp_path / "fewer")
     fewer = tmp_path / "fewer" / "predictions" / "base" / "sentiment"
     sentence = refused("compare", folder, fewer)
-    assert re.search(
-        r"(de|en)\b.*: 1 items are in one evaluation only \(such as 's04'\), expected the same items", sentence
+    assert re.fullmatch(
+        r"en, A \S+/en\.parquet and B \S+/en\.parquet: got 1 item \('s04'\) in A only, expected the same items in both",
+        sentence,
     )
     (fewer / "de.parquet").unlink()
     (fewer / "en.parquet").rename(fewer / "sw.parquet")

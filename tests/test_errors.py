@@ -5,15 +5,15 @@ import inspect
 import pytest
 
 from glotlift import errors
-from glotlift.errors import GlotliftError, RunError, UserError, nearest, one_of
+from glotlift.errors import GlotliftError, Interrupted, RunError, UserError, nearest, one_of
 
 
 def test_every_error_is_in_the_drawing_and_exits_as_drawn():
     classes = [found for _, found in inspect.getmembers(errors, inspect.isclass) if issubclass(found, GlotliftError)]
-    assert len(classes) == 9
+    assert len(classes) == 10
     for found in classes:
         assert found.__name__ in errors.__doc__
-        assert found.exit_code == (2 if issubclass(found, UserError) else 1)
+        assert found.exit_code == (2 if issubclass(found, UserError) else 130 if found is Interrupted else 1)
     assert not issubclass(RunError, UserError)
 
 

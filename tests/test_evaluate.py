@@ -12,6 +12,7 @@ import pytest
 from glotlift import compare, evaluate
 from glotlift.errors import DataError, ModelError, RecipeError, TaskError
 from glotlift.runs import read_parquet
+from glotlift.tasks.load import load_task
 
 pytestmark = pytest.mark.usefixtures("_quiet")
 
@@ -30,13 +31,18 @@ def evaluated(tiny_folder, folder, **options):
 def test_answer_languages_make_the_grid(tiny_folder, tmp_path):
     scores = evaluated(tiny_folder, tmp_path, answer_languages="de,en,th")["glotlift"]
     assert list(scores["tasks"]) == ["sentiment.in-de", "sentiment.in-en", "sentiment.in-th"]
-    grid = scores["answer_language_grid"]["sentiment"]["base"]
+    found = scores["answer_language_grid"]["sentiment"]
+    assert found["test_sets"] == {code: [f"sentiment.in-{code}"] for code in ("de", "en", "th")}
+    grid = found["base"]
     assert {prompt: list(row) for prompt, row in grid.items()} == {"de": ["de", "en", "th"], "th": ["de", "en", "th"]}
     assert grid["th"]["en"] == scores["tasks"]["sentiment.in-en"]["languages"]["th"]["base"]["accuracy"]
     own = evaluated(tiny_folder, tmp_path / "own")["glotlift"]["tasks"]["sentiment"]["languages"]
     assert own["de"]["base"]["auroc"] == scores["tasks"]["sentiment.in-de"]["languages"]["de"]["base"]["auroc"]
     shown = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))["glotlift"]["tasks"]["sentiment.in-en"]
-    assert shown["label_words"] == {"positive": "positive", "negative": "negative"}
+    assert shown["label_words"] == dict.fromkeys(("de", "th"), {"positive": "positive", "negative": "negative"})
+    german = load_task("sentiment").answers("de", "own")
+    shown = json.loads((tmp_path / "own" / "scores.json").read_text(encoding="utf-8"))["glotlift"]["tasks"]["sentiment"]
+    assert shown["label_words"]["de"] == german != shown["label_words"]["th"]
 
 
 def test_demonstration_draws_differ_and_their_spread_is_told(tiny_folder, tmp_path):
@@ -136,8 +142,10 @@ def test_compare_reads_any_two_folders_and_refuses_other_items(tiny_folder, tmp_
     assert list(changes)[:3] == ["de", "th", "all"]
     assert changes["script Latn"]["languages"] == 1
     assert changes["de"]["p_holm"] >= changes["de"]["p"]
-    with pytest.raises(DataError, match="1 items are in one evaluation only"):
+    with pytest.raises(DataError) as caught:
         compare(a, c)
+    both = f"de, A {a / 'de.parquet'} and B {c / 'de.parquet'}"
+    assert str(caught.value) == f"{both}: got 1 item ('s08') in A only, expected the same items in both"
 
 
 def test_two_processes_give_the_bytes_of_one(tiny_folder, tmp_path):

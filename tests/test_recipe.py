@@ -1,5 +1,6 @@
 """A recipe: defaults, round trip, and every fault of a file at once, each with its place."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 from glotlift.cli import DEMO_RECIPE
 from glotlift.errors import RecipeError
 from glotlift.languages import LANGUAGES
-from glotlift.recipe import Recipe, dump_recipe, load_recipe
+from glotlift.recipe import PRESETS, Recipe, dump_recipe, load_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SMALLEST = {
@@ -34,7 +35,8 @@ def faults(path: Path, content: dict | str) -> str:
 def test_defaults(tmp_path):
     recipe = load_recipe(write(tmp_path, SMALLEST))
     assert (recipe.model, recipe.dtype, recipe.device, recipe.seed) == ("demo", "auto", "auto", 0)
-    assert (recipe.data.source, recipe.data.target, recipe.data.validation_fraction) == ("sample", "en", 0.05)
+    data = recipe.data
+    assert (data.source, data.direction, data.validation_fraction) == ("sample", "to-english", 0.05)
     assert (recipe.train.rank, recipe.train.alpha, recipe.train.learning_rate) == (16, 32, 2e-4)
     assert recipe.eval.languages == tuple(LANGUAGES)
     assert recipe.eval.scoring == "sequence"
@@ -76,10 +78,10 @@ def test_a_recipe_cannot_be_changed(tmp_path):
 
 
 def test_languages_may_be_written_as_people_write_them(tmp_path):
-    data = {**SMALLEST["data"], "languages": "German, zho_Hans sw", "target": "English"}
+    data = {**SMALLEST["data"], "languages": "German, zho_Hans sw", "direction": "via:English"}
     recipe = load_recipe(write(tmp_path, {**SMALLEST, "data": data}))
     assert recipe.data.languages == ("de", "zh", "sw")
-    assert recipe.data.target == "en"
+    assert recipe.data.direction == "via:en"
 
 
 def test_three_unknown_keys_are_all_named_with_the_nearest_valid_one(tmp_path):
@@ -127,10 +129,10 @@ def test_a_wrong_value_says_what_was_got_and_expected(tmp_path, line):
 
 
 def test_other_faults_of_the_languages(tmp_path):
-    data = {**SMALLEST["data"], "languages": ["zh", "xx", "Germn"], "target": "yy"}
+    data = {**SMALLEST["data"], "languages": ["zh", "xx", "Germn"], "direction": "via:yy"}
     text = faults(tmp_path, {**SMALLEST, "data": data})
     assert "`data.languages`: unknown language 'xx'; unknown language 'Germn' (did you mean 'german'?)" in text
-    assert "`data.target`: unknown language 'yy'" in text
+    assert "`data.direction`: unknown language 'yy'" in text
 
 
 def test_test_sets_need_distinct_names(tmp_path):
@@ -186,3 +188,68 @@ def test_a_missing_file_a_folder_and_other_encodings(tmp_path):
 def test_settings_made_in_code_are_checked_too():
     with pytest.raises(ValidationError, match="greater than or equal to 1"):
         Recipe.model_validate({**SMALLEST, "explain": {"limit": 0}})
+
+
+def test_directions(tmp_path):
+    for written, meant in {"from-english": "from-english", "via:zh": "via:zh", "via:Chinese": "via:zh"}.items():
+        data = {**SMALLEST["data"], "languages": ["de"], "direction": written}
+        assert load_recipe(write(tmp_path, {**SMALLEST, "data": data})).data.direction == meant
+    text = faults(tmp_path, {**SMALLEST, "data": {**SMALLEST["data"], "direction": "to-german"}})
+    assert "`data.direction`: got 'to-german', expected to-english, from-english or via:<language>" in text
+
+
+def test_the_paper_preset_is_what_was_published(tmp_path):
+    recipe = load_recipe(write(tmp_path, {**SMALLEST, "train": {"preset": "paper", "epochs": 2}}))
+    train = recipe.train
+    assert (train.method, train.rank, train.alpha, train.target_modules) == ("lora", 8, 16, ("q_proj", "v_proj"))
+    assert (train.learning_rate, train.scheduler, train.warmup_fraction) == (5e-5, "cosine", 0.1)
+    assert (train.batch_size, train.micro_batch_size, train.max_length) == (16, 4, 2048)
+    assert train.epochs == 2  # what is written wins
+    assert recipe.data.validation_fraction == 0.05
+    assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
+    paws = {**SMALLEST, "data": {**SMALLEST["data"], "task": "paraphrase"}, "train": {"preset": "paper"}}
+    assert load_recipe(write(tmp_path, paws)).train.epochs == 1
+    assert load_recipe(write(tmp_path, {**SMALLEST, "train": {"preset": "paper"}})).train.epochs == 3
+
+
+def test_the_qalign_preset_is_what_was_published(tmp_path):
+    recipe = load_recipe(write(tmp_path, {**SMALLEST, "train": {"preset": "qalign"}}))
+    train = recipe.train
+    assert (train.method, train.learning_rate, train.epochs, train.batch_size) == ("full", 2e-5, 3, 128)
+    assert (train.scheduler, train.warmup_fraction, train.max_length, recipe.seed) == ("cosine", 0.03, 512, 1234)
+    assert load_recipe(write(tmp_path, {**SMALLEST, "seed": 5, "train": {"preset": "qalign"}})).seed == 5
+
+
+def test_every_preset_says_what_its_publication_leaves_open():
+    assert all(bool(preset.unpublished) == (name != "default") for name, preset in PRESETS.items())
+    assert "template" in PRESETS["paper"].unpublished
+    assert "seed" in PRESETS["paper"].unpublished
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"preset": "papr"}, "`train.preset`: got 'papr', expected 'default', 'paper' or 'qalign'"),
+        ({"method": "full", "dora": True}, "got method full with dora, expected method lora"),
+        ({"batch_size": 6, "micro_batch_size": 4}, "expected the second to divide the first"),
+    ],
+)
+def test_training_settings_that_do_not_fit_together(tmp_path, train, message):
+    assert message in faults(tmp_path, {**SMALLEST, "train": train})
+
+
+def test_settings_of_the_command_line_replace_those_of_the_file(tmp_path):
+    path = write(tmp_path, SMALLEST)
+    recipe = load_recipe(path, ["train.learning_rate=1e-4", "train.target_modules=[q_proj]", "data.direction=via:zh",
+                                "data.languages=de"])  # fmt: skip
+    assert recipe.train.learning_rate == 1e-4
+    assert recipe.train.target_modules == ("q_proj",)
+    assert (recipe.data.languages, recipe.data.direction) == (("de",), "via:zh")
+    for setting, message in {
+        "train.rank": "got 'train.rank', expected a setting such as train.learning_rate=1e-4",
+        "name.x=3": "`name` holds no settings",
+        "train.rank=[1": "expected a value that is YAML",
+        "train.rnk=3": "unknown key `train.rnk` (did you mean 'rank'?)",
+    }.items():
+        with pytest.raises(RecipeError, match=re.escape(message)):
+            load_recipe(path, [setting])

@@ -83,12 +83,19 @@ def data_build(recipe: RecipePath, output_path: OutputPath = None) -> None:
 
 
 @data_app.command("audit")
-def data_audit(pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="A pairs.jsonl.")]) -> None:
+def data_audit(
+    pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="A pairs.jsonl.")],
+    task: Annotated[
+        str | None, typer.Option("--task", help="Also look for answers of this task: name or file.")
+    ] = None,
+) -> None:
     """Print the audit of a file of question pairs as JSON."""
     from glotlift.data.audit import audit_pairs
     from glotlift.data.questions import load_pairs
+    from glotlift.tasks.load import load_task
 
-    typer.echo(json.dumps(audit_pairs(load_pairs(pairs)), indent=2, ensure_ascii=False))
+    found = audit_pairs(load_pairs(pairs), task=load_task(task) if task else None)
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
 
 
 @data_app.command("export")
@@ -96,15 +103,16 @@ def data_export(
     pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="A pairs.jsonl, or a run folder.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files go.")],
     format: Annotated[str, typer.Option("--format", help="llama-factory, trl or hub.")] = "trl",
-    name: Annotated[str, typer.Option("--name", help="Of the data set.")] = "glotlift",
+    name: Annotated[str, typer.Option("--name", help="Of the data set.")] = "questions",
 ) -> None:
     """Write question pairs as LLaMA-Factory, TRL or the Hugging Face hub read them."""
     from glotlift.data.export_pairs import export_pairs
     from glotlift.data.questions import load_pairs
 
     file = pairs / "data" / "pairs.jsonl" if pairs.is_dir() else pairs
-    for path in export_pairs(load_pairs(file), folder, format, name=name):
-        typer.echo(path)
+    audit = file.with_name("audit.json")
+    known = json.loads(audit.read_text(encoding="utf-8")) if audit.is_file() else None
+    typer.echo(export_pairs(load_pairs(file), folder, format, name=name, audit=known))
 
 
 @app.command()

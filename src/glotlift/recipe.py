@@ -37,7 +37,16 @@ def _code(value: Any) -> Any:
     return codes[0] if isinstance(codes, tuple) and len(codes) == 1 else value
 
 
+def _direction(value: Any) -> Any:
+    if value in ("to-english", "from-english"):
+        return value
+    if not isinstance(value, str) or not value.startswith("via:"):
+        raise ValueError(f"got {value!r}, expected to-english, from-english or via:<language>")
+    return f"via:{_code(value.removeprefix('via:'))}"
+
+
 Code = Annotated[str, BeforeValidator(_code)]
+Direction = Annotated[str, BeforeValidator(_direction)]
 Codes = Annotated[tuple[str, ...], BeforeValidator(_codes)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -49,7 +58,7 @@ class DataRecipe(Frozen):
     task: str
     source: str = "sample"
     languages: Codes
-    direction: str = Field("to-english", pattern=r"^(to-english|from-english|via:[A-Za-z-]+)$")
+    direction: Direction = "to-english"
     limit: Count | None = None
     balance: Literal["none", "pairs", "tokens"] = "none"
     columns: dict[str, str] = {}

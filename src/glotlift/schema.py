@@ -25,14 +25,36 @@ class Frozen(BaseModel):
 M = TypeVar("M", bound=BaseModel)
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which of a key that stands twice would silently keep the last one only."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Return a mapping as it is written: before `<<` merges others into it, whose keys its own may replace.
+
+        Raises:
+            MarkedYAMLError: a key stands twice.
+        """
+        node = super().compose_mapping_node(anchor)
+        first_in: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if (name := (key.tag, key.value)) in first_in:
+                problem = f"the key {key.value!r} stands twice, first in line {first_in[name]}, expected it once"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            first_in[name] = key.start_mark.line + 1
+        return node
+
+
 def read_yaml(path: Path, error: type[UserError]) -> Any:
     """Return what a YAML file holds.
 
     Raises:
-        error: the file is missing, is not UTF-8 text, or is not YAML (with line and column).
+        error: the file is missing, is not UTF-8 text, or is not YAML (with line and column); a key standing twice in a
+            mapping is none.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise error(f"{path}: no such file, expected a YAML file") from None
     except (OSError, UnicodeDecodeError) as fault:

@@ -195,14 +195,27 @@ def test_eight_words_in_a_row_of_an_evaluation_text():
     assert overlap(f"Well: {EIGHT}.", said.replace("LEFT", "RIGHT")) == (0, 0, 1)
     assert overlap(EIGHT.removeprefix("the "), said) == (0, 0, 1)  # seven
     assert overlap("Nothing of it.", said, there=f"Also: {EIGHT}") == (1, 1, 1)  # in the input
-    assert overlap("一二三四五六七八九", "〇二三四五六七八九〇") == (1, 1, 1)
-    assert overlap("一二三四五六七八九", "〇二三四五六七八〇〇") == (0, 0, 1)
+
+
+def test_sixteen_letters_in_a_row_where_there_are_no_blanks():
+    """Eight are no more than `a man in a black shirt`."""
+    sixteen = "门上的铰链在第二天就全都松掉了啊"
+    assert len(sixteen) == 16
+    assert overlap(f"哎，{sixteen}！", f"可是{sixteen}，没人来。") == (1, 1, 1)
+    assert overlap("没有。", f"可是{sixteen}，没人来。", there=f"哎，{sixteen}！") == (1, 1, 1)
+    assert overlap(f"哎，{sixteen[1:]}！", f"可是{sixteen}，没人来。") == (0, 0, 1)
+    mixed = "iPhone 15 Pro Max USB-C 充电器坏了"  # seven words, and too few letters to make it Chinese
+    assert overlap(f"我的{mixed}。", f"哎，{mixed}") == (1, 1, 1)
 
 
 def test_a_short_text_of_the_evaluation_must_be_the_whole_of_a_field():
     assert overlap("It came very late.", "it came VERY late") == (1, 1, 1)
     assert overlap("It came very late, and broken.", "it came very late") == (0, 0, 1)
     assert overlap("It came late.", "it came late") == (0, 0, 0)  # three words: not compared
+    assert overlap("铰链第二天就松了。", "铰链第二天就松了") == (1, 1, 1)
+    assert overlap("铰链第二天松了。", "铰链第二天松了") == (0, 0, 0)  # seven letters
+    assert overlap("Fine.\nIt came very late.", "it came very late") == (1, 1, 1)  # a line without a name
+    assert overlap("Fine.", "came very late: it did", there="Came very late: it did") == (1, 1, 1)
 
 
 def test_the_words_of_the_format_do_not_overlap():

@@ -64,9 +64,10 @@ def test_other_data_sets_of_llama_factory_stay(pairs, tmp_path, load):
     assert list(index) == ["identity", "first", "second"]
     assert index["identity"] == other["identity"]
     assert alpaca(tmp_path, "first", load) == texts(pairs[:5])
-    with pytest.raises(OutputError, match=r"got a data set 'identity' in identity\.json|expected it to be new"):
-        (tmp_path / "dataset_info.json").write_text(json.dumps({"x": {"file_name": "y.json"}}), encoding="utf-8")
-        export_pairs(pairs, tmp_path, "llama-factory", name="x")
+    for entry in ({"file_name": "y.json"}, {"hf_hub_url": "a/b"}):
+        (tmp_path / "dataset_info.json").write_text(json.dumps({"x": entry}), encoding="utf-8")
+        with pytest.raises(OutputError, match=r"got a data set 'x' that is not in x\.json, expected another name"):
+            export_pairs(pairs, tmp_path, "llama-factory", name="x")
     assert not (tmp_path / "x.json").exists()
 
 
@@ -128,7 +129,7 @@ def test_the_front_matter_of_the_card(pairs, tmp_path):
 )
 def test_the_size_of_a_data_set(tmp_path, count, size):
     some = [QuestionPair(f"de:{k}", "de", "en", "x", "y") for k in range(count)]
-    checked = {"pairs": count, "question_only": None, "overlap": {"of": 0}, "flags": {}}
+    checked = {"pairs": count, "question_only": None, "overlap": {"n": 8, "of": 0}, "flags": {}}
     assert front_matter(export_pairs(some, tmp_path, "hub", audit=checked))[0]["size_categories"] == [size]
 
 

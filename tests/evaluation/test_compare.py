@@ -66,13 +66,27 @@ def test_items_are_paired_by_id():
 
 
 def test_other_items_are_refused():
+    """The first ones of each side are named, in the order of its file."""
     a = predictions("xxx", "xxx", ["1", "2", "3"])
-    with pytest.raises(DataError, match=r"sentiment, de: 2 items are in one evaluation only \(such as '3'\)"):
-        correctness(a, predictions("xxx", "xxx", ["1", "2", "4"]), "sentiment, de")
-    with pytest.raises(DataError, match="de: 1 items are in one evaluation only"):
-        correctness(a, predictions("xx", "xx", ["1", "2"]), "de")
+    for b, got in (
+        (["1", "2", "4"], "1 item ('3') in A only and 1 item ('4') in B only"),
+        (["2"], "2 items ('1', '3') in A only"),
+        ([*"1234987"], "4 items ('4', '9', '8', ...) in B only"),
+    ):
+        with pytest.raises(DataError) as caught:
+            correctness(a, predictions("x" * len(b), "x" * len(b), b), "sentiment, de")
+        assert str(caught.value) == f"sentiment, de: got {got}, expected the same items in both"
     with pytest.raises(DataError, match="de: item '2' has two gold labels, expected the same data in both"):
         correctness(a, predictions("xxx", "xyx", ["1", "2", "3"]), "de")
+
+
+def test_files_that_hold_no_predictions_are_refused():
+    """Parquet files of the logit lens, for one."""
+    a = predictions("xxx", "xxx", ["1", "2", "3"])
+    with pytest.raises(
+        DataError, match="^de: got no gold or predicted in B, which has id, layer, expected predictions$"
+    ):
+        correctness(a, pd.DataFrame({"id": ["1"], "layer": [0]}), "de")
 
 
 # --- tests of significance

@@ -23,8 +23,12 @@ METADATA = {
     "answers": "own",
     "scoring": "sequence",
     "labels": LABELS,
-    "label_words": {"yes": "ja", "no": "nein"},
 }
+
+
+def words(code: str) -> dict[str, str]:
+    """Return the answer words of a language: each has its own."""
+    return {label: f"{label} ({code})" for label in LABELS}
 
 
 def scores(seed: int, signal: float, bias: float = 0.0):
@@ -41,7 +45,10 @@ def predictions(base: tuple[float, float], tuned: tuple[float, float] | None, la
         variant: {code: scores(seed, *settings) for seed, code in enumerate(languages.split())}
         for variant, settings in variants.items()
     }
-    return Predictions(key, frames, METADATA, dict.fromkeys(languages.split(), 2))
+    codes = languages.split()
+    return Predictions(
+        key, frames, METADATA, dict.fromkeys(codes, 2), label_words={code: words(code) for code in codes}
+    )
 
 
 def build(*sets: Predictions, **options):
@@ -128,7 +135,8 @@ def test_base_alone_has_no_change():
 
 def test_what_each_language_and_the_means_hold():
     task = build(predictions((1, 9), (1, 0)))["glotlift"]["tasks"]["mood"]
-    assert (task["chance"], task["labels"], task["label_words"]) == (0.5, LABELS, {"yes": "ja", "no": "nein"})
+    assert (task["chance"], task["labels"]) == (0.5, LABELS)
+    assert task["label_words"] == {code: words(code) for code in ("en", "zh", "de", "sw", "th")}
     entry = task["languages"]["de"]
     assert entry["base"]["predicted"] == {"yes": N, "no": 0}
     assert entry["change"]["change"] == pytest.approx(entry["tuned"]["accuracy"] - entry["base"]["accuracy"])
@@ -142,7 +150,7 @@ def test_what_each_language_and_the_means_hold():
 def test_items_must_be_the_same_in_base_and_tuned():
     given = predictions((1, 0), (1, 0))
     given.frames["tuned"]["sw"].loc[3, "gold"] = "no" if GOLD[3] == "yes" else "yes"
-    with pytest.raises(DataError, match="mood, sw: item '3' has two gold labels"):
+    with pytest.raises(DataError, match="mood, sw, A base and B tuned: item '3' has two gold labels"):
         build(given)
 
 
@@ -229,9 +237,10 @@ def test_prediction_files_are_read_from_the_run_folder(tmp_path):
     for variant, frames in given.frames.items():
         for code, found in frames.items():
             path = tmp_path / "predictions" / variant / "mood" / f"{code}.parquet"
-            write_parquet(path, found, {**METADATA, "num_fewshot": 2})
+            write_parquet(path, found, {**METADATA, "label_words": words(code), "num_fewshot": 2})
     back = read_predictions(tmp_path, "mood", ("base", "tuned"), ["de", "sw"])
     assert back.num_fewshot == {"de": 2, "sw": 2}
+    assert back.label_words == {"de": words("de"), "sw": words("sw")}  # not those of the file read last
     found = build(back, seen=["de"])
     assert found == build(given, seen=["de"])
     write_json(tmp_path / "scores.json", found)
@@ -258,13 +267,7 @@ def about(given: Predictions, key: str | None = None, **metadata) -> Predictions
     return dataclasses.replace(given, key=key or given.key, metadata={**given.metadata, **metadata})
 
 
-GROUPS = {
-    "raw": "groups",
-    "calibrated": "calibrated_groups",
-    "contextual": "contextual_groups",
-    "auroc": "auroc_groups",
-    "ece": "ece_groups",
-}
+GROUPS = {measure: f"{measure}_groups" for measure in MEASURES}
 
 
 def test_each_measure_has_a_change_a_p_value_and_groups():
@@ -298,6 +301,7 @@ def test_each_measure_has_a_change_a_p_value_and_groups():
         assert task["means"]["tuned"][name] == pytest.approx(groups["all"]["b"])
     for entry in languages.values():
         assert entry["change"] == entry["changes"]["raw"]
+    assert task["groups"] == task["raw_groups"]
 
 
 def test_contextual_needs_content_free_inputs_in_every_file():
@@ -311,18 +315,43 @@ def test_contextual_needs_content_free_inputs_in_every_file():
     assert task["languages"]["sw"]["base"]["accuracy_contextual"] is None
 
 
-def test_what_decides_is_kept_and_raw_stays_raw():
-    """A file that decides by batch calibration: `accuracy` is calibrated, the change under `raw` is not."""
-    given = about(predictions((1, 4), (1, 0), "de sw"), calibration="batch")
-    frames = {v: {c: given.decided(v, c, "batch") for c in given.languages} for v in given.frames}
-    task = task_of(dataclasses.replace(given, frames=frames))
-    assert task["calibration"] == "batch"
+def deciding(given: Predictions, calibration: str) -> Predictions:
+    """Return predictions as files hold them that decide by a calibration."""
+    frames = {v: {c: given.decided(v, c, calibration) for c in given.languages} for v in given.frames}
+    return about(dataclasses.replace(given, frames=frames), calibration=calibration)
+
+
+@pytest.mark.parametrize(
+    ("calibration", "measure"), [("none", "raw"), ("batch", "calibrated"), ("contextual", "contextual")]
+)
+def test_all_that_has_no_measure_in_its_name_is_of_what_decides(calibration, measure):
+    """Once `accuracy`, `means` and `rollups` were, and `change` and `groups` were of raw accuracy all the same."""
+    task = task_of(deciding(with_free(predictions((1, 2), (0.5, 0), "de sw")), calibration), seen=["de"])
+    assert task["calibration"] == calibration
+    key = f"accuracy_{measure}"
     for entry in task["languages"].values():
         for variant in ("base", "tuned"):
-            assert entry[variant]["accuracy"] == entry[variant]["accuracy_calibrated"]
-        assert entry["changes"]["raw"]["a"] == entry["base"]["accuracy_raw"] < entry["base"]["accuracy"]
-    assert task["means"]["base"]["accuracy"] == pytest.approx(task["means"]["base"]["accuracy_calibrated"])
-    assert task["rollups"]["family"]["Germanic"]["base"]["accuracy"] == task["languages"]["de"]["base"]["accuracy"]
+            assert entry[variant]["accuracy"] == entry[variant][key]
+        assert entry["change"] == entry["changes"][measure]
+        assert entry["change"]["change"] == pytest.approx(entry["tuned"][key] - entry["base"][key])
+    assert task["groups"] == task[f"{measure}_groups"]
+    assert task["groups"]["all"]["a"] == pytest.approx(task["means"]["base"]["accuracy"])
+    assert task["groups"]["seen"]["b"] == task["languages"]["de"]["tuned"]["accuracy"]
+    family = task["rollups"]["family"]["Germanic"]
+    assert family["base"]["accuracy"] == task["languages"]["de"]["base"]["accuracy"]
+    assert family["change"]["change"] == task["groups"]["seen"]["change"]
+    assert len({task[f"{each}_groups"]["all"]["a"] for each in ("raw", "calibrated", "contextual")}) == 3
+
+
+def test_what_has_a_measure_in_its_name_is_of_it_whatever_decides():
+    given = with_free(predictions((1, 2), (0.5, 0), "de sw"))
+    raw, batch = (task_of(deciding(given, calibration)) for calibration in ("none", "batch"))
+    for key in (*GROUPS.values(), "sentence"):
+        assert raw[key] == batch[key]
+    for code, entry in raw["languages"].items():
+        assert entry["changes"] == batch["languages"][code]["changes"]
+    assert "raw accuracy" in batch["sentence"]
+    assert f"{batch['raw_groups']['all']['a']:.1%}" in batch["sentence"]
 
 
 def test_consistency_and_means_have_intervals_over_source_items():
@@ -450,10 +479,11 @@ def test_answers_in_other_languages_make_a_grid():
     found = build(*sets, about(predictions((1, 0), (1, 0), "de sw"), "own"))["glotlift"]
     grid = found["answer_language_grid"]
     assert list(grid) == ["sentiment"]
-    assert set(grid["sentiment"]) == {"base", "tuned"}
-    for variant, rows in grid["sentiment"].items():
+    assert set(grid["sentiment"]) == {"test_sets", "base", "tuned"}
+    assert grid["sentiment"]["test_sets"] == {"de": ["in-de"], "en": ["in-en"]}
+    for variant in ("base", "tuned"):
         for code in ("de", "sw"):
-            assert rows[code] == {
+            assert grid["sentiment"][variant][code] == {
                 answer: found["tasks"][f"in-{answer}"]["languages"][code][variant]["accuracy"]
                 for answer in ("de", "en")
             }
@@ -469,6 +499,7 @@ def test_a_grid_over_draws_of_demonstrations_is_of_their_mean():
     accuracies = [found["tasks"][each.key]["languages"]["de"]["base"]["accuracy"] for each in sets]
     assert len(set(accuracies)) > 1
     assert found["answer_language_grid"]["sentiment"]["base"]["de"]["en"] == pytest.approx(np.mean(accuracies))
+    assert found["answer_language_grid"]["sentiment"]["test_sets"] == {"en": ["draw0", "draw1", "draw2"]}
     assert found["demonstration_spread"]["sentiment.in:en"]["test_sets"] == ["draw0", "draw1", "draw2"]
 
 
@@ -514,9 +545,7 @@ def tiny_set(n: int, labels: list[str], gold: list[str], languages="de", variant
                   for code in languages.split()}
         for variant in variants
     }  # fmt: skip
-    return Predictions(
-        "mood", frames, {**METADATA, "labels": labels, "label_words": dict(zip(labels, labels, strict=True))}
-    )
+    return Predictions("mood", frames, {**METADATA, "labels": labels})
 
 
 LETTERS = list("abcdefghijklmnopqrst")
@@ -546,7 +575,7 @@ def test_edges_are_json_and_tables(given, tmp_path):
                 "collapsed", "consistency", "rollups", "sentence"):  # fmt: skip
         assert key in task
     if "tuned" in given.frames:
-        assert set(GROUPS.values()) <= set(task)
+        assert {"groups", *GROUPS.values()} <= set(task)
     make_table = pytest.importorskip("lm_eval.utils").make_table
     assert "mood_de" in make_table(found)
 
@@ -622,7 +651,7 @@ def test_content_free_scores_are_read_from_the_files(tmp_path):
     given = with_free(predictions((1, 2), (1.5, 0), "de"))
     for variant, frames in given.frames.items():
         path = tmp_path / "predictions" / variant / "mood" / "de.parquet"
-        write_parquet(path, frames["de"], {**METADATA, "content_free": FREE, "version": 2})
+        write_parquet(path, frames["de"], {**METADATA, "label_words": words("de"), "content_free": FREE, "version": 2})
     back = read_predictions(tmp_path, "mood", ("base", "tuned"), ["de"])
     assert build(back)["versions"] == {"mood_de": 2}
     contextual = build(back)["glotlift"]["tasks"]["mood"]["contextual_groups"]["all"]

@@ -137,9 +137,10 @@ def predictions(
             free[variant][code] = [{"sequence": prior, "prefix_mass": list(np.exp(prior))}] if contextual else None
     metadata = {
         "task": key, "task_name": task or key, "answers": answers, "demo_seed": demo_seed, "scoring": "sequence",
-        "labels": list(labels), "label_words": {label: label for label in labels}, "calibration": calibration,
+        "labels": list(labels), "calibration": calibration,
     }  # fmt: skip
-    raw = Predictions(key, frames, metadata, dict.fromkeys(languages, 2), free)
+    words = {code: {label: label for label in labels} for code in languages}
+    raw = Predictions(key, frames, metadata, dict.fromkeys(languages, 2), free, words)
     decided = {variant: {code: raw.decided(variant, code, calibration) for code in languages} for variant in variants}
     return dataclasses.replace(raw, frames=decided)
 

@@ -11,6 +11,8 @@ from glotlift.reporting.across import Grid, grids, members, spreads
 def test_a_grid_is_that_of_the_scores_in_the_order_of_the_report(many):
     (grid,) = grids(many["glotlift"])
     assert (grid.name, grid.prompts, grid.answers) == ("nli", ["en", "zh", "de", "sw"], ["en", "zh", "de", "sw"])
+    assert grid.test_sets == {code: [f"nli.in-{code}"] for code in ("en", "de", "sw", "zh")}
+    assert set(grid.cells) == {"base", "tuned"}
     assert (
         grid.cells["tuned"]["sw"]["de"]
         == many["glotlift"]["tasks"]["nli.in-de"]["languages"]["sw"]["tuned"]["accuracy"]
@@ -27,8 +29,8 @@ def test_the_sentence_of_a_grid_sets_same_against_other_languages():
 
 def test_one_answer_language_is_no_grid(many):
     scores = copy.deepcopy(many["glotlift"])
-    for rows in scores["answer_language_grid"]["nli"].values():
-        for row in rows.values():
+    for variant in ("base", "tuned"):
+        for row in scores["answer_language_grid"]["nli"][variant].values():
             for code in ("en", "zh", "sw"):
                 del row[code]
     assert grids(scores) == []
@@ -63,4 +65,7 @@ def test_the_sentence_of_a_spread_says_how_base_and_tuned_differ_draw_by_draw(ma
 def test_members_are_what_grids_and_spreads_show(many):
     keys = set(many["glotlift"]["tasks"])
     assert members(many["glotlift"]) == keys - {"mood.own", "mood.arbitrary"}
+    alone = copy.deepcopy(many["glotlift"])  # a test set in another language's words that no grid shows
+    alone["tasks"]["mood.in-de"] = {**alone["tasks"]["mood.own"], "answers": "in:de"}
+    assert members(alone) == members(many["glotlift"])
     assert members({}) == set() and grids({}) == spreads({}) == []

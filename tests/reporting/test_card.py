@@ -32,7 +32,7 @@ def test_front_matter_is_what_the_hub_reads(make_run):
 def test_card_says_what_was_tuned_results_limits_and_versions(make_run):
     _, body = split(model_card(read_run(make_run()), [FIGURE]))
     assert "from Chinese and German into English" in body and "- Question pairs: 80\n" in body
-    assert "- LoRA: rank 16, alpha 32, learning rate 0.0002, epochs 1.0\n" in body
+    assert "- Settings: rank 16, alpha 32, learning rate 0.0002, epochs 1.0\n" in body
     assert "![Accuracy](figures/accuracy-sentiment.png)\n\n| language | " in body
     assert "## Limits\n" in body and "Gemma's terms of use apply" in body
     assert "Versions: python 3.12.1, " in body and "torch 2.9.0, " in body

@@ -231,16 +231,16 @@ def test_numbers_to_be_seen_first_follow_the_calibration_of_the_file():
     task = scores["tasks"]["x"]
     shown = {number.title: number.value for number in key_numbers(task, build_table({"glotlift": scores}, "x").groups)}
     assert shown["All languages (2)"] == points(task["calibrated_groups"]["all"]["change"])
-    assert shown["All, raw (2)"] == points(task["groups"]["all"]["change"])
+    assert shown["All, raw (2)"] == points(task["raw_groups"]["all"]["change"])
     assert shown["All languages (2)"] != shown["All, raw (2)"] and "All, calibrated (2)" not in shown
 
 
 def test_a_change_whose_interval_holds_zero_is_not_called_one(make_run):
     run = read_run(make_run(stages=("scores",)))
     task = run.scores["tasks"]["sentiment"]
-    task["groups"]["all"] |= {"change": 0.03, "low": -0.001, "high": 0.06}
-    task["groups"]["unseen"] |= {"change": 0.03, "low": 0.001, "high": 0.06}
-    task["groups"]["seen"] |= {"change": -0.03, "low": -0.06, "high": -0.001}
+    task["raw_groups"]["all"] |= {"change": 0.03, "low": -0.001, "high": 0.06}
+    task["raw_groups"]["unseen"] |= {"change": 0.03, "low": 0.001, "high": 0.06}
+    task["raw_groups"]["seen"] |= {"change": -0.03, "low": -0.06, "high": -0.001}
     groups = build_table({"glotlift": run.scores}, "sentiment").groups
     everywhere, seen, unseen, *_ = key_numbers(task, groups)
     assert (everywhere.value, everywhere.tone) == ("+3.0", "") and "no clear change" in everywhere.detail

@@ -173,6 +173,7 @@ def test_scores_of_0_1_have_a_table_without_the_new_columns(make_run, tuned):
         for row, other in zip(before, after, strict=True):
             assert row.cells["base"] == other.cells["base"]
             assert row.cells.get("change") == other.cells.get("change")
+    assert [row.cells.get("change") for row in old.summary] == [row.cells.get("change") for row in new.summary]
     assert rollup_table(as_in_0_1(scores)["glotlift"]["tasks"]["sentiment"], ["base"]) is None
     assert "⚠" in printed(as_in_0_1(scores))
 
@@ -203,7 +204,10 @@ def test_the_change_is_that_of_the_accuracy_the_file_decides(calibration, measur
         assert row.cells["change"].text == points(gain) == points(entry["changes"][measure]["change"])
         assert row.cells["raw"].text.split(" → ")[0] == percent(entry["base"]["accuracy_raw"])
     assert points(entry["changes"]["raw"]["change"]) != points(gain) or code == "de"
-    assert table.summary[0].cells["change"].text == points(task[f"{measure}_groups"]["all"]["change"])
+    whole = task[f"{measure}_groups"]["all"]
+    assert table.summary[0].cells["change"].text == points(whole["change"]) == points(task["groups"]["all"]["change"])
+    before = task["raw_groups"]["all"]
+    assert table.summary[0].cells["raw"].text == f"{percent(before['a'])} → {percent(before['b'])}"
 
 
 def test_rollups_are_those_of_the_scores(many):

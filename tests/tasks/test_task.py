@@ -146,6 +146,23 @@ def test_a_preamble_for_each_answer_set():
     assert task.preamble("en", "english", num_fewshot=0) == ""
 
 
+def test_a_preamble_for_another_languages_words():
+    content = definition()
+    german = content["languages"]["de"]
+    del german["demonstrations"]
+    german["preamble"] = {"own": "Regen: schlecht\n", "in:en": "Regen: poor\n"}
+    task = build(content)
+    assert task.prompt("de", "in:en", {"text": "Schnee"}) == "Regen: poor\nText: Schnee\nStimmung:"
+    assert task.preamble("de", "in:de") == "Regen: schlecht\n"  # the same words as `own`
+    with pytest.raises(TaskError, match="no preamble for answer set 'english'; it has own or in:en"):
+        task.preamble("de", "english")
+    german["preamble"] = {"own": "Regen: schlecht\n", "in:de": "Regen: also schlecht\n"}
+    task = build(content)
+    assert task.preamble("de", "in:de") == "Regen: also schlecht\n"
+    with pytest.raises(TaskError, match="no preamble for answer set 'in:en'; it has own or in:de"):
+        task.preamble("de", "in:en")
+
+
 def test_a_preamble_cannot_be_cut_or_drawn():
     task = only(template="{text} is", preamble=VERBATIM)
     with pytest.raises(TaskError, match="'mood', en: got num_fewshot 1, expected none for a verbatim preamble"):
@@ -230,6 +247,11 @@ def test_answers_in_another_language():
 
 
 FAULTS = {
+    "fields": ({"fields": ["text", "text"]}, "fields: got ['text', 'text'], expected distinct names"),
+    "set named as another language's words": (
+        {"answer_sets": {"in:fr": {"good": "bon", "bad": "mauvais"}}},
+        "answer_sets.in:fr: got a name that begins with 'in:', expected another name, since `in:<code>` is the own",
+    ),
     "labels": ({"labels": ["good", "good"]}, "labels: got ['good', 'good'], expected distinct ids"),
     "one label": ({"labels": ["good"]}, "`labels`: got ['good'], expected at least 2 items"),
     "missing word": (
@@ -292,7 +314,15 @@ PACK_FAULTS = {
     ),
     "preamble for no set": (
         {"preamble": {"owm": "x"}, "demonstrations": []},
-        "languages.de.preamble: got owm, expected answer sets: english or own",
+        "languages.de.preamble: got owm, expected answer sets: english, own or in:<language of the task>",
+    ),
+    "preamble for the words of no language of the task": (
+        {"preamble": {"own": "x", "in:en": "y", "in:fr": "z"}, "demonstrations": []},
+        "languages.de.preamble: got in:fr, expected answer sets: english, own or in:<language of the task>",
+    ),
+    "set named as another language's words": (
+        {"answer_sets": {"own": {"good": "gut", "bad": "schlecht"}, "in:en": {"good": "OK", "bad": "KO"}}},
+        "languages.de.answer_sets.in:en: got a name that begins with 'in:', expected another name",
     ),
 }
 

@@ -1,6 +1,7 @@
 """Merging: the merged folder is a plain model of the base's dtype that gives what the adapter gave, or is not there."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -125,23 +126,21 @@ def test_plain_transformers_gives_the_certificates_logits(tmp_path, sentencepiec
     }
     unmoved, _ = folder_logits(base, pairs)
     assert (unmoved - before).abs().max() > 2 * certificate["tolerance"]  # so the adapter does something
-    assert (certificate["max_logit_difference"] > 1e-3) == (dtype != "float32")  # rounding is part of what is measured
+    assert (certificate["max_logit_difference"] > 1e-4) == (dtype != "float32")  # rounding is part of what is measured
     json.dumps(certificate, allow_nan=False)
 
 
-def test_accuracy_counts_what_the_adapter_gets_right(tmp_path, base, adapter, pairs):
-    """Random models get nearly nothing right: here the targets are what the adapter finds most likely."""
+def test_accuracy_is_the_share_of_target_tokens_that_are_right(tmp_path, base, adapter, pairs, monkeypatch):
+    """Random models get nearly nothing right, so here the targets are what the adapter finds most likely."""
     logits, _ = adapter_logits(base, adapter, pairs)
-    rows = tokenize_pairs(AutoTokenizer.from_pretrained(base), pairs, max_length=1024)
     likely = iter(logits.argmax(-1).tolist())
-    labels = [[IGNORED if label == IGNORED else next(likely) for label in row.labels] for row in rows]
-    with pytest.MonkeyPatch.context() as patch:
-        from dataclasses import replace
-
-        told = [replace(row, labels=right) for row, right in zip(rows, labels, strict=True)]
-        patch.setattr(module, "tokenize_pairs", lambda *_arguments, **_options: told)
-        certificate = merged(base, adapter, tmp_path / "merged", pairs)
-    assert certificate["accuracy_adapter"] == certificate["accuracy_merged"] == certificate["argmax_agreement"] == 1.0
+    rows = tokenize_pairs(AutoTokenizer.from_pretrained(base), pairs, max_length=1024)
+    told = [replace(row, labels=[IGNORED if n == IGNORED else next(likely) for n in row.labels]) for row in rows]
+    monkeypatch.setattr(module, "tokenize_pairs", lambda *_arguments, **_options: told)
+    certificate = merged(base, adapter, tmp_path / "merged", pairs, dtype="bfloat16")
+    assert certificate["accuracy_adapter"] == 1.0
+    assert certificate["accuracy_merged"] == certificate["argmax_agreement"] < 1.0
+    assert certificate["accuracy_difference"] == certificate["accuracy_merged"] - 1.0
 
 
 def test_a_named_dtype_wins(tmp_path, base, adapter, pairs):

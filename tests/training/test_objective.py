@@ -1,6 +1,5 @@
 """The loss: target tokens only, equal to the model's own in fp64, whatever the micro-batch."""
 
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model

@@ -6,8 +6,8 @@ Enters: question pairs. Leaves: a folder with, by format,
     trl              <name>.jsonl of `prompt` and `completion`, TRL's standard prompt-completion format
     hub              data/train-<lang>.jsonl a language and README.md, the dataset card; `load_dataset(folder)` reads it
 
-Prompt and completion are `QuestionPair.input` and `.target` to the character in all three. The end-of-sequence token is
-the trainer's to add, and both add it.
+Prompt and completion are `QuestionPair.input` and `.target` to the character in all three. No file holds an
+end-of-sequence token: TRL adds one to the completion, the template `empty` of LLaMA-Factory adds none.
 
 Sources: the alpaca converter of LLaMA-Factory (src/llamafactory/data/converter.py), "Dataset formats" of TRL's
 documentation, and the hub's documentation of dataset cards.
@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from glotlift.data.audit import audit_pairs
+from glotlift.data.audit import LETTERS_A_WORD, audit_pairs
 from glotlift.data.questions import QuestionPair, dump_pairs
 from glotlift.errors import DataError, OutputError, nearest, one_of
 from glotlift.languages import language
@@ -58,6 +58,7 @@ def export_pairs(
 
     Raises:
         DataError: there are no pairs, or the audit is of other pairs.
+        LanguageError: a pair, for the card, is in an unknown language.
         OutputError: there is no such format, the name cannot be a file's, or the folder cannot be written or holds
             something else under a name that is needed.
     """
@@ -92,10 +93,8 @@ def _llama_factory(pairs: Sequence[QuestionPair], folder: Path, name: str) -> Pa
     index = folder / "dataset_info.json"
     known = _known(index)
     path = folder / f"{name}.json"
-    if known.get(name, {}).get("file_name", path.name) != path.name:
-        raise OutputError(
-            f"{index}: got a data set {name!r} in {known[name]['file_name']}, expected it to be new or in {path.name}"
-        )
+    if name in known and known[name].get("file_name") != path.name:
+        raise OutputError(f"{index}: got a data set {name!r} that is not in {path.name}, expected another name")
     write_json(path, [{"instruction": pair.input, "input": "", "output": pair.target} for pair in pairs])
     columns = {"prompt": "instruction", "query": "input", "response": "output"}
     entry = {"file_name": path.name, "formatting": "alpaca", "columns": columns}
@@ -136,11 +135,11 @@ def _hub(pairs: Sequence[QuestionPair], folder: Path, name: str, about: str, aud
     others = sorted(path.name for path in folder.glob("data/train-*") if f"data/{path.name}" not in files.values())
     if others:
         raise OutputError(f"{folder}: got a folder that holds data/{others[0]}, expected one for these pairs alone")
+    card = _card(by_language, files, name, about, audit)
     for code, rows in by_language.items():
         write_text(folder / files[code], dump_pairs(rows))
-    card = folder / "README.md"
-    write_text(card, _card(by_language, files, name, about, audit))
-    return card
+    write_text(folder / "README.md", card)
+    return folder / "README.md"
 
 
 def _card(
@@ -220,9 +219,11 @@ def _checked(audit: Mapping[str, Any]) -> str:
         False: f"**{flags.get('answer', 0):,} pairs hold one.**",
         None: "not looked for.",
     }[audit["question_only"]]
+    letters = LETTERS_A_WORD * overlap["n"]
     texts = (
-        f"{overlap['items']:,} of {overlap['of']:,} share {overlap['n']} words in a row with a pair (letters where a "
-        f"script puts no blanks between words), or are a short text of one; {overlap['pairs']:,} pairs are concerned."
+        f"{overlap['items']:,} of {overlap['of']:,} share {overlap['n']} words in a row with a pair ({letters} letters "
+        "where a script puts no blanks between words), or are shorter and the whole text of a field; "
+        f"{overlap['pairs']:,} pairs are concerned."
         if overlap["of"]
         else "not looked for."
     )

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, norm
 
-from glotlift.errors import DataError
+from glotlift.errors import DataError, one_of
 from glotlift.evaluation.metrics import LEVEL, auroc_influence, calibration_gaps, expected_calibration_error
 
 N_RESAMPLES = 10_000
@@ -72,22 +72,36 @@ class Change:
 def correctness(a: pd.DataFrame, b: pd.DataFrame, where: str) -> pd.DataFrame:
     """Return which items A and B have right, paired by id.
 
+    Args:
+        a: `id`, `gold` and `predicted` of every item.
+        b: the same of the other evaluation.
+        where: language and source, for messages.
+
     Returns:
         A frame indexed by id with boolean columns `a` and `b`.
 
     Raises:
-        DataError: the two do not hold the same items with the same gold labels.
+        DataError: a column is missing, or the two do not hold the same items with the same gold labels.
     """
+    for name, frame in (("A", a), ("B", b)):
+        if lacking := [column for column in ("id", "gold", "predicted") if column not in frame]:
+            has = ", ".join(map(str, frame.columns))
+            raise DataError(f"{where}: got no {one_of(lacking)} in {name}, which has {has}, expected predictions")
     left, right = a.set_index("id"), b.set_index("id")
-    if set(left.index) != set(right.index):
-        only = sorted(set(left.index) ^ set(right.index))
-        raise DataError(
-            f"{where}: {len(only)} items are in one evaluation only (such as {only[0]!r}), expected the same items"
-        )
+    only = {"A": left.index.difference(right.index, sort=False), "B": right.index.difference(left.index, sort=False)}
+    if any(map(len, only.values())):
+        got = " and ".join(f"{_ids(list(names))} in {name} only" for name, names in only.items() if len(names))
+        raise DataError(f"{where}: got {got}, expected the same items in both")
     right = right.loc[left.index]
     if (differs := left["gold"] != right["gold"]).any():
         raise DataError(f"{where}: item {left.index[differs][0]!r} has two gold labels, expected the same data in both")
     return pd.DataFrame({"a": left["predicted"] == left["gold"], "b": right["predicted"] == right["gold"]})
+
+
+def _ids(names: Sequence[str]) -> str:
+    """Return `1 item ('s04')`, or how many there are with the first three."""
+    more = ", ..." if len(names) > 3 else ""
+    return f"{len(names)} item{'s' * (len(names) > 1)} ({', '.join(map(repr, names[:3]))}{more})"
 
 
 def mcnemar(pairs: pd.DataFrame) -> float:

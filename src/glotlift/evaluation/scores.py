@@ -2,6 +2,11 @@
 
 Enters: a run folder with predictions. Leaves: a dict. `results` and its neighbours hold what lm-eval's readers expect,
 for the tuned model where there is one, else for the base; all else stands under the one key `glotlift`.
+
+What has no measure in its name follows the calibration that decides, as `acc,none` does: `accuracy`, `change`,
+`groups`, `means`, `rollups`, `consistency`, the grid and the spread. Under `changes` and in `raw_groups`,
+`calibrated_groups`, `contextual_groups`, `auroc_groups` and `ece_groups` stands the measure of the name, whatever
+decides.
 """
 
 from __future__ import annotations
@@ -31,11 +36,13 @@ from glotlift.evaluation.gain import change_sentence, gain_parts, n_languages, p
 from glotlift.evaluation.metrics import LanguageScore, decide, label_log_probabilities, score_language
 from glotlift.languages import members
 from glotlift.runs import read_parquet, versions
+from glotlift.tasks.task import ANSWERS_IN
 
 MEASURES = ("raw", "calibrated", "contextual", "auroc", "ece")
 """What is compared between base and tuned: three accuracies, AUROC, expected calibration error."""
 
 _CALIBRATION = {"raw": "none", "calibrated": "batch", "contextual": "contextual"}
+_DECIDED = {calibration: measure for measure, calibration in _CALIBRATION.items()}
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class Predictions:
         metadata: of any one of the files: `labels`, `answers`, `scoring` and more.
         num_fewshot: language -> demonstrations of a prompt, None where a file does not say.
         content_free: variant -> language -> scores of content-free inputs, see `metrics.decide`.
+        label_words: language -> label id -> the answer word that was scored.
     """
 
     key: str
@@ -55,6 +63,7 @@ class Predictions:
     metadata: Mapping[str, Any]
     num_fewshot: Mapping[str, int | None] = field(default_factory=dict)
     content_free: Mapping[str, Mapping[str, Sequence[Mapping[str, Sequence[float]]]]] = field(default_factory=dict)
+    label_words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def languages(self) -> list[str]:
@@ -79,7 +88,7 @@ class Predictions:
         """Return language -> which items base (`a`) and tuned (`b`) have right under a calibration."""
         return {
             code: correctness(*(self.decided(variant, code, calibration) for variant in ("base", "tuned")),
-                              where=f"{self.key}, {code}")
+                              where=f"{self.key}, {code}, A base and B tuned")
             for code in self.languages
         }  # fmt: skip
 
@@ -107,6 +116,7 @@ def read_predictions(folder: Path, key: str, variants: Sequence[str], languages:
     metadata: dict[str, Any] = {}
     num_fewshot: dict[str, int | None] = {}
     content_free: dict[str, dict[str, Any]] = {}
+    label_words: dict[str, dict[str, str]] = {}
     for variant in variants:
         frames[variant], content_free[variant] = {}, {}
         for code in languages:
@@ -114,7 +124,8 @@ def read_predictions(folder: Path, key: str, variants: Sequence[str], languages:
             frames[variant][code], metadata = read_parquet(path)
             num_fewshot[code] = metadata.get("num_fewshot")
             content_free[variant][code] = metadata.get("content_free")
-    return Predictions(key, frames, metadata, num_fewshot, content_free)
+            label_words[code] = metadata["label_words"]
+    return Predictions(key, frames, metadata, num_fewshot, content_free, label_words)
 
 
 def build_scores(
@@ -194,7 +205,7 @@ def _task_scores(test_set: Predictions, seen: Sequence[str], pivot: str, seed: i
         "scoring": scoring,
         "calibration": test_set.metadata.get("calibration", "none"),
         "labels": labels,
-        "label_words": test_set.metadata["label_words"],
+        "label_words": {code: dict(words) for code, words in test_set.label_words.items()},
         "chance": 1 / len(labels),
         "languages": languages,
         "means": {variant: _means(list(scores.values()), right[variant]) for variant, scores in by_variant.items()},
@@ -213,25 +224,18 @@ def _task_scores(test_set: Predictions, seen: Sequence[str], pivot: str, seed: i
         by_language, grouped = _compared(test_set, measure, seed)
         for change in by_language:
             languages[change.name].setdefault("changes", {})[measure] = asdict(change)
-        out[_GROUPS[measure]] = {
+        out[f"{measure}_groups"] = {
             name: asdict(change) for name, codes in groups.items() if (change := grouped(name, codes)) is not None
         }
+    decided = _DECIDED[out["calibration"]]
+    out["groups"] = out[f"{decided}_groups"]
     for entry in languages.values():
-        entry["change"] = entry["changes"]["raw"]
-    raw, fair = ({name: Change(**change) for name, change in out[_GROUPS[each]].items()}
+        entry["change"] = entry["changes"][decided]
+    raw, fair = ({name: Change(**change) for name, change in out[f"{each}_groups"].items()}
                     for each in ("raw", "calibrated"))  # fmt: skip
     out["sentence"] = change_sentence(test_set.key, raw, fair, out["means"])
     return out
 
-
-_GROUPS = {
-    "raw": "groups",
-    "calibrated": "calibrated_groups",
-    "contextual": "contextual_groups",
-    "auroc": "auroc_groups",
-    "ece": "ece_groups",
-}
-"""Where scores.json keeps the changes of a measure over groups of languages."""
 
 GroupChange = Callable[[str, Sequence[str]], Change | None]
 
@@ -341,23 +345,16 @@ def _parts(key: str, test_sets: Sequence[Predictions], control: str, seed: int) 
 
 def _over_test_sets(test_sets: Sequence[Predictions], tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return what several test sets of one task say together: the language grid, the spread over demonstrations."""
-    cells: dict[str, dict[str, dict[str, dict[str, list[float]]]]] = {}
+    in_language: dict[str, dict[str, list[Predictions]]] = {}
     draws: dict[tuple[Any, ...], list[str]] = {}
     for each in test_sets:
         name, answers = each.metadata.get("task_name", each.key), each.metadata["answers"]
-        if answers.startswith("in:"):
-            for variant in each.frames:
-                rows = cells.setdefault(name, {}).setdefault(variant, {})
-                for code in each.languages:
-                    accuracy = tasks[each.key]["languages"][code][variant]["accuracy"]
-                    rows.setdefault(code, {}).setdefault(answers.removeprefix("in:"), []).append(accuracy)
+        if answers.startswith(ANSWERS_IN):
+            in_language.setdefault(name, {}).setdefault(answers.removeprefix(ANSWERS_IN), []).append(each)
         if each.metadata.get("demo_seed") is not None:  # draws are of the same languages and number of demonstrations
             shots = [(code, each.num_fewshot.get(code)) for code in each.languages]
             draws.setdefault((f"{name}.{answers}", *shots), []).append(each.key)
-    grid = {
-        name: {variant: {code: _each_mean(row) for code, row in rows.items()} for variant, rows in by_variant.items()}
-        for name, by_variant in cells.items()
-    }
+    grid = {name: _grid(by_answers, tasks) for name, by_answers in in_language.items()}
     out: dict[str, Any] = {"answer_language_grid": grid} if grid else {}
     spread: dict[str, dict[str, Any]] = {}
     for (name, *_), keys in draws.items():
@@ -366,9 +363,21 @@ def _over_test_sets(test_sets: Sequence[Predictions], tasks: Mapping[str, Mappin
     return out | ({"demonstration_spread": spread} if spread else {})
 
 
-def _each_mean(row: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Return mean accuracies, where demonstrations are drawn several times over the draws."""
-    return {answers: float(np.mean(values)) for answers, values in row.items()}
+def _grid(
+    by_answers: Mapping[str, Sequence[Predictions]], tasks: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Return the grid of a task: `test_sets` (answer language -> keys), and variant -> prompt language -> accuracies.
+
+    The accuracies are by answer language; where it has several test sets, as with drawn demonstrations, of their mean.
+    """
+    cells: dict[str, dict[str, dict[str, float]]] = {}
+    for answers, test_sets in by_answers.items():
+        for variant in test_sets[0].frames:
+            for code in dict.fromkeys(code for each in test_sets for code in each.languages):
+                having = [tasks[each.key]["languages"][code] for each in test_sets if code in each.languages]
+                accuracy = float(np.mean([entry[variant]["accuracy"] for entry in having]))
+                cells.setdefault(variant, {}).setdefault(code, {})[answers] = accuracy
+    return {"test_sets": {answers: [each.key for each in found] for answers, found in by_answers.items()}, **cells}
 
 
 def _spread(keys: Sequence[str], tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

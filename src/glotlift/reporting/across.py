@@ -7,15 +7,12 @@ with a sentence. The sentences only describe: cells of a grid have no interval, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
 from glotlift.reporting.names import ordered
 from glotlift.reporting.table import points
-
-_IN = "in:"
-"""How the answer set of a test set is called whose answer words are in one language for all prompts."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +24,14 @@ class Grid:
         prompts: codes, in the report's order.
         answers: codes, in the report's order.
         cells: variant -> prompt -> answer -> accuracy, 0 to 1; a cell may be missing.
+        test_sets: answer -> keys of the test sets that its cells are of, or the mean of; empty where scores name none.
     """
 
     name: str
     prompts: Sequence[str]
     answers: Sequence[str]
     cells: Mapping[str, Mapping[str, Mapping[str, float]]]
+    test_sets: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def sentence(self) -> str:
@@ -102,11 +101,12 @@ def grids(scores: Mapping[str, Any]) -> list[Grid]:
         scores: what scores.json holds under `glotlift`.
     """
     found = []
-    for name, by_variant in (scores.get("answer_language_grid") or {}).items():
+    for name, entry in (scores.get("answer_language_grid") or {}).items():
+        by_variant = {variant: rows for variant, rows in entry.items() if variant != "test_sets"}
         prompts = ordered(code for rows in by_variant.values() for code in rows)
         answers = ordered(code for rows in by_variant.values() for row in rows.values() for code in row)
         if len(answers) > 1:
-            found.append(Grid(name, prompts, answers, by_variant))
+            found.append(Grid(name, prompts, answers, by_variant, entry.get("test_sets") or {}))
     return found
 
 
@@ -136,7 +136,5 @@ def _draws(tasks: Sequence[Mapping[str, Any]], variant: str, codes: Mapping[str,
 
 def members(scores: Mapping[str, Any]) -> set[str]:
     """Return the keys of the test sets that a grid or a spread shows already."""
-    in_grid = {
-        key for key, task in scores.get("tasks", {}).items() if task["answers"].startswith(_IN) and grids(scores)
-    }
-    return in_grid.union(*(spread.test_sets for spread in spreads(scores)))
+    in_grids = [keys for grid in grids(scores) for keys in grid.test_sets.values()]
+    return set().union(*in_grids, *(spread.test_sets for spread in spreads(scores)))

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from glotlift.reporting.across import grids, members, spreads
 from glotlift.reporting.figures import Figure, slug
-from glotlift.reporting.names import language, listing, ordered
+from glotlift.reporting.names import guarantee, language, listing, ordered
 from glotlift.reporting.read import RunFiles
 from glotlift.reporting.table import beside, build_table, markdown_rows
 
@@ -73,6 +73,8 @@ def model_card(run: RunFiles, figures: Sequence[Figure]) -> str:
         pivot=language(run.scores.get("pivot") or run.history.get("pivot") or "en").name,
         data=run.recipe.get("data") or {},
         settings=_settings(run.recipe.get("train") or {}),
+        is_full=_is_full(run),
+        guarantee=guarantee(run.audit),
         versions=", ".join(f"{package} {version}" for package, version in run.versions.items()),
         tasks=tasks,
         across=across,
@@ -94,13 +96,18 @@ def front_matter(run: RunFiles) -> str:
     if name := base_model(run.model):
         content["base_model"] = name
     if run.is_tuned:
-        content["library_name"] = "peft"
+        content["library_name"] = "transformers" if _is_full(run) else "peft"
     content["pipeline_tag"] = "text-generation"
     if languages := ordered([*codes, *seen]):
         content["language"] = languages
-    tuned = ["question-alignment", "lora"] if run.is_tuned else []
+    tuned = ["question-alignment", *([] if _is_full(run) else ["lora"])] if run.is_tuned else []
     content["tags"] = ["glotlift", "multilingual", "cross-lingual-transfer", *tuned]
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _is_full(run: RunFiles) -> bool:
+    """Return whether all weights were tuned, so that there is no adapter."""
+    return (run.recipe.get("train") or {}).get("method") == "full"
 
 
 def base_model(name: str) -> str:
@@ -116,7 +123,8 @@ def escape_markdown(text: str) -> str:
 
 
 def _settings(train: dict[str, Any]) -> str:
-    named = ("rank", "alpha", "target_modules", "learning_rate", "epochs", "batch_size")
+    of_lora = () if train.get("method") == "full" else ("rank", "alpha", "rslora", "dora", "target_modules")
+    named = ("preset", "method", *of_lora, "prompt_format", "learning_rate", "epochs", "batch_size")
     return ", ".join(f"{name.replace('_', ' ')} {train[name]}" for name in named if name in train)
 
 

@@ -54,3 +54,23 @@ def listing(codes: Iterable[str]) -> str:
     """Return English names as `German, Chinese and Swahili`, in the order given."""
     names = [language(code).name for code in codes]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def guarantee(audit: Mapping[str, Any]) -> str:
+    """Return what an audit says of answers and test items among the question pairs, empty where it says nothing.
+
+    Args:
+        audit: from `glotlift.data.audit.audit_pairs`.
+    """
+    if not audit.get("pairs") or "overlap" not in audit:
+        return ""
+    answered = audit["flags"].get("answer", 0)
+    answers = {True: "No pair holds an answer of the task", False: f"{answered} pairs hold an answer of the task",
+               None: "Answers were not looked for"}[audit["question_only"]]  # fmt: skip
+    overlap = audit["overlap"]
+    if not overlap["of"]:
+        return f"{answers}; there were no evaluation texts to compare with."
+    return (
+        f"{answers}; {overlap['items']:,} of {overlap['of']:,} evaluation texts have {overlap['n']} tokens in a row in "
+        f"common with one of {overlap['pairs']:,} pairs."
+    )

@@ -18,7 +18,7 @@ from glotlift.reporting.across import grids, members, spreads
 from glotlift.reporting.card import model_card
 from glotlift.reporting.charts import second_accuracy
 from glotlift.reporting.figures import Figure, figures, slug
-from glotlift.reporting.names import SEEN, UNSEEN, language, listing
+from glotlift.reporting.names import SEEN, UNSEEN, guarantee, language, listing
 from glotlift.reporting.read import RunFiles, read_run
 from glotlift.reporting.table import (
     NEARLY_ALL,
@@ -104,6 +104,7 @@ def render_page(run: RunFiles, drawn: Sequence[Figure]) -> str:
         training=[e for e in shown if e["figure"].section == "training"],
         training_facts=training_facts(run),
         audit_facts=facts(run.audit),
+        guarantee=guarantee(run.audit),
         stages=stage_rows(run),
     )
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from glotlift.reporting.across import Grid, Spread
-from glotlift.reporting.names import language
+from glotlift.reporting.names import guarantee, language
 from glotlift.reporting.table import (
     Cell,
     Column,
@@ -233,17 +233,15 @@ def inspection(languages: Mapping[str, Any], audit: Mapping[str, Any]) -> list[R
         table.add_column(name, justify="left" if name == "language" else "right")
     for code, found in languages.items():
         spans = [f"{mean:g} ({least}–{most})" for least, mean, most in (found["tokens"], found["targets"])]
-        table.add_row(language(code), f"{found['rows']:,}", *spans, f"{found['truncated']:,}")
+        table.add_row(language(code).name, f"{found['rows']:,}", *spans, f"{found['truncated']:,}")
     shown: list[RenderableType] = [table]
     for code, found in languages.items():
         for row in found["shown"]:
-            text = Text(f"{language(code)}, {row['id']}, read:\n", style="bold")
-            text.append(row["prompt"], style="not bold").append("\nlearned:\n").append(row["target"], style="not bold blue")
+            text = Text(f"{language(code).name}, {row['id']}, read:\n", style="bold")
+            text.append(row["prompt"], style="not bold").append("\nlearned:\n").append(
+                row["target"], style="not bold blue"
+            )
             shown.append(text)
     flags = ", ".join(f"{count} {flag}" for flag, count in audit["flags"].items()) or "none flagged"
-    overlap = audit["overlap"]
-    shown.append(
-        f"{audit['pairs']:,} pairs, {flags}; {overlap['items']} of {overlap['of']:,} evaluation texts share "
-        f"{overlap['n']} tokens or more with a pair."
-    )
+    shown.append(f"{audit['pairs']:,} pairs, {flags}. {guarantee(audit)}")
     return shown

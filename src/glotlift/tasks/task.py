@@ -79,7 +79,8 @@ class LanguagePack(Frozen):
         answer_sets: name -> answer words.
         demonstrations: worked examples, shown in this order.
         pool: more of them, from which `demo_seed` draws and which serve a `num_fewshot` beyond the demonstrations.
-        preamble: text before the item, byte for byte, in place of demonstrations: one for all answer sets, or one each.
+        preamble: text before the item, byte for byte, in place of demonstrations: one for all answer sets, or one each,
+            those in other languages' words (`in:<code>`) among them.
     """
 
     question: str | None = Field(None, min_length=1)
@@ -96,6 +97,12 @@ class LanguagePack(Frozen):
         if self.template is not None:
             return self.template
         return f"{self.question}\n{(self.cue or '').replace('{', '{{').replace('}', '}}')}"
+
+    @property
+    def examples(self) -> dict[str, Demonstration]:
+        """Demonstrations and pool, each under its place in the file, such as `pool[1]`."""
+        both = {"demonstrations": self.demonstrations, "pool": self.pool}
+        return {f"{key}[{number}]": shown for key, listed in both.items() for number, shown in enumerate(listed, 1)}
 
     @property
     def closing(self) -> str:
@@ -149,6 +156,14 @@ class Task(Frozen):
             raise LanguageError(f"task {self.name!r} has no prompts in {language!r}; it has: {has}")
         return self.languages[language]
 
+    def sets(self, language: str) -> dict[str, AnswerSet]:
+        """Return the answer sets of a language by name, without those in other languages' words.
+
+        Raises:
+            LanguageError: the task has no prompts in it.
+        """
+        return {**self.answer_sets, **self.pack(language).answer_sets}
+
     def answers(self, language: str, answer_set: str) -> AnswerSet:
         """Return the answer words of a language, in label order.
 
@@ -163,7 +178,7 @@ class Task(Frozen):
         """
         if answer_set.startswith(ANSWERS_IN):
             return self.answers(answer_set.removeprefix(ANSWERS_IN), "own")
-        known = {**self.answer_sets, **self.pack(language).answer_sets}
+        known = self.sets(language)
         if answer_set not in known:
             expected = one_of(known) or "(the task defines none)"
             raise TaskError(f"task {self.name!r}, {language}: no answer set {answer_set!r}; expected {expected}")
@@ -223,12 +238,14 @@ class Task(Frozen):
         if pack.preamble is not None and num_fewshot != 0:
             if isinstance(pack.preamble, str):
                 return pack.preamble
-            if answer_set not in pack.preamble:
+            own_words = answer_set == f"{ANSWERS_IN}{language}" and answer_set not in pack.preamble
+            name = "own" if own_words else answer_set
+            if name not in pack.preamble:
                 has = one_of(pack.preamble)
                 raise TaskError(
                     f"task {self.name!r}, {language}: no preamble for answer set {answer_set!r}; it has {has}"
                 )
-            return pack.preamble[answer_set]
+            return pack.preamble[name]
         return "".join(f"{self.question(language, each.fields)}{words[each.label]}{pack.closing}\n\n" for each in shown)
 
     def prompt(
@@ -250,7 +267,7 @@ class Task(Frozen):
         """
         if word in self.labels:
             return word
-        sets = {**self.answer_sets, **self.pack(language).answer_sets}
+        sets = self.sets(language)
         found = {label for answers in sets.values() for label, answer in answers.items() if answer == word}
         if len(found) > 1:
             raise DataError(
@@ -280,14 +297,14 @@ def _drawn(labels: Sequence[str], count: int, seed: int) -> list[int]:
 def _faults(task: Task) -> list[str]:
     """Return what is wrong with a task beyond the types of its keys."""
     faults = []
+    if len(set(task.fields)) < len(task.fields):
+        faults.append(f"fields: got {list(task.fields)}, expected distinct names")
     if len(set(task.labels)) < len(task.labels):
         faults.append(f"labels: got {list(task.labels)}, expected distinct ids")
-    for name, words in task.answer_sets.items():
-        faults += _answer_faults(task, f"answer_sets.{name}", words)
+    faults += _set_faults(task, "answer_sets", task.answer_sets)
     for code, pack in task.languages.items():
         where = f"languages.{code}"
-        for name, words in pack.answer_sets.items():
-            faults += _answer_faults(task, f"{where}.answer_sets.{name}", words)
+        faults += _set_faults(task, f"{where}.answer_sets", pack.answer_sets)
         faults += _layout_faults(task, where, pack)
         for key in ("demonstrations", "pool"):
             for number, shown in enumerate(getattr(pack, key), 1):
@@ -298,10 +315,18 @@ def _faults(task: Task) -> list[str]:
                     faults.append(f"{place}: got the fields {sorted(shown.fields)}, expected {sorted(task.fields)}")
         if pack.preamble is not None and (pack.demonstrations or pack.pool):
             faults.append(f"{where}: got a preamble and demonstrations, expected one of them")
-        named = {*task.answer_sets, *pack.answer_sets}
-        if isinstance(pack.preamble, dict) and (unknown := sorted(set(pack.preamble) - named)):
-            faults.append(f"{where}.preamble: got {one_of(unknown)}, expected answer sets: {one_of(sorted(named))}")
+        faults += _preamble_faults(task, where, pack)
     return faults
+
+
+def _preamble_faults(task: Task, where: str, pack: LanguagePack) -> list[str]:
+    """Return which preambles are for no answer set of a language."""
+    if not isinstance(pack.preamble, dict):
+        return []
+    named = {*task.answer_sets, *pack.answer_sets}
+    unknown = sorted(set(pack.preamble) - named - {f"{ANSWERS_IN}{code}" for code in task.languages})
+    expected = one_of([*sorted(named), f"{ANSWERS_IN}<language of the task>"])
+    return [f"{where}.preamble: got {one_of(unknown)}, expected answer sets: {expected}"] if unknown else []
 
 
 def _layout_faults(task: Task, where: str, pack: LanguagePack) -> list[str]:
@@ -322,6 +347,16 @@ def _layout_faults(task: Task, where: str, pack: LanguagePack) -> list[str]:
     except (ValueError, LookupError) as error:
         return [f"{place}: {error}; write fields as {{{task.fields[0]}}}"]
     return []
+
+
+def _set_faults(task: Task, where: str, sets: Mapping[str, Mapping[str, str]]) -> list[str]:
+    faults = []
+    for name, words in sets.items():
+        if name.startswith(ANSWERS_IN):  # `Task.answers` would never look here
+            expected = f"another name, since `{ANSWERS_IN}<code>` is the own words of a language"
+            faults.append(f"{where}.{name}: got a name that begins with {ANSWERS_IN!r}, expected {expected}")
+        faults += _answer_faults(task, f"{where}.{name}", words)
+    return faults
 
 
 def _answer_faults(task: Task, where: str, words: Mapping[str, str]) -> list[str]:

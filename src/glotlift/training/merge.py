@@ -237,7 +237,8 @@ def _inside(layer: Any) -> Any:
 
 def _settle_tie(merged: Any, was_tied: bool) -> None:
     """Make head and embedding one tensor again where they are still equal; else let the config say they are two."""
-    head, embedding = language_model_head(merged), merged.get_input_embeddings()
+    head: Any = language_model_head(merged)
+    embedding = merged.get_input_embeddings()
     if was_tied and torch.equal(head.weight, embedding.weight):
         head.weight = embedding.weight
     is_tied = head.weight is embedding.weight
