@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-lm-eval lint types bench-evaluate wheel clean
+.PHONY: demo test test-lm-eval lint types bench-evaluate bench-train wheel clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: requirements.lock pyproject.toml
@@ -35,6 +35,9 @@ test-lm-eval: $(VENV)/bench-installed  ## exported tasks and scores against lm-e
 
 bench-evaluate: $(VENV)/bench-installed  ## against the plain loop and lm-evaluation-harness; BENCH=--quick for a minute
 	$(BIN)/python benchmarks/evaluate.py $(BENCH)
+
+bench-train: $(VENV)/bench-installed  ## training against TRL; BENCH=--quick for a minute and a half
+	$(BIN)/python benchmarks/train.py $(BENCH)
 
 wheel: $(VENV)/installed
 	rm -rf dist

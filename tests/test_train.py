@@ -141,7 +141,7 @@ def test_inspect_and_dry_run_train_nothing(recipe, tmp_path, capsys, monkeypatch
         out = capsys.readouterr().out
         assert "12 steps, 8,010 tokens of which 2,862 are learned: about" in out
         assert ("Translate the input from German to English:" in out) == (flag == "--inspect")
-        assert ("evaluation texts share" in out) == (flag == "--inspect")
+        assert ("evaluation texts have 8 tokens" in out) == (flag == "--inspect")
     assert not list(tmp_path.iterdir())
 
 
@@ -149,3 +149,12 @@ def test_settings_replace_those_of_the_file(recipe, capsys):
     with pytest.raises(SystemExit):
         main(["train", str(recipe), "--dry-run", "--set", "train.batch_size=8", "--set", "train.epochs=2"])
     assert capsys.readouterr().out.startswith("12 steps, ")
+
+
+def test_a_probe_evaluates_unseen_languages_in_between(recipe, whole, tmp_path):
+    settings = ["train.probe={languages: [sw, en], steps: 4, limit: 4, patience: 9}"]
+    train(recipe, tmp_path / "run", settings=settings)
+    probes = json.loads((tmp_path / "run" / "adapter" / "history.json").read_text())["probes"]
+    assert [probe["step"] for probe in probes] == [4, 8, 12]
+    assert all(0 <= probe["score"] <= 1 and (probe["score"] * 8) % 1 == 0 for probe in probes)  # of 2 x 4 items
+    assert _losses(tmp_path / "run") == _losses(whole)  # looking changes nothing, dropout's random numbers included

@@ -104,6 +104,7 @@ def data_export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files go.")],
     format: Annotated[str, typer.Option("--format", help="llama-factory, trl or hub.")] = "trl",
     name: Annotated[str, typer.Option("--name", help="Of the data set.")] = "questions",
+    about: Annotated[str, typer.Option("--about", help="Where the questions are from, for the dataset card.")] = "",
 ) -> None:
     """Write question pairs as LLaMA-Factory, TRL or the Hugging Face hub read them."""
     from glotlift.data.export_pairs import export_pairs
@@ -111,8 +112,8 @@ def data_export(
 
     file = pairs / "data" / "pairs.jsonl" if pairs.is_dir() else pairs
     audit = file.with_name("audit.json")
-    known = json.loads(audit.read_text(encoding="utf-8")) if audit.is_file() else None
-    typer.echo(export_pairs(load_pairs(file), folder, format, name=name, audit=known))
+    known = _read_json(audit) if audit.is_file() else None
+    typer.echo(export_pairs(load_pairs(file), folder, format, name=name, about=about, audit=known))
 
 
 @app.command()
@@ -360,6 +361,15 @@ def models(name: Annotated[str, typer.Argument(help="Hub id, folder, .gguf file,
     typer.echo(f"{name}: {type(loaded.model).__name__}, {parameters / 1e6:.0f} M parameters, {loaded.model.dtype}")
     typer.echo(f"{len(decoder_layers(loaded.model))} layers, width {config.hidden_size}, {config.vocab_size:,} tokens")
     typer.echo(f"window {config.max_position_embeddings:,} tokens, fingerprint {loaded.fingerprint}")
+
+
+def _read_json(file: Path) -> Any:
+    from glotlift.errors import DataError
+
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as fault:
+        raise DataError(f"{file}: cannot be read as JSON ({fault}), expected what `glotlift data build` wrote") from None
 
 
 def _finish(folder: Path) -> None:
