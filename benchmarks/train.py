@@ -305,8 +305,9 @@ class _Engine:
         command += ["--data", options.data] if options.data else []
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
-        self.name = name
+        self.name, self.log = name, Path(scratch) / f"{name}.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True, env=environment)
         self.seconds: list[float] = []
         self.losses: list[float] = []
         self.peak = self.resident = 0
@@ -315,7 +316,7 @@ class _Engine:
     def answer(self):
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name} ended before it answered")
+            raise SystemExit(f"{self.log.read_text()[-3000:]}\n{self.name} ended before it answered")
         answer = json.loads(line)
         self.resident = answer.pop("resident", self.resident)
         self.peak = answer.pop("peak", self.peak)

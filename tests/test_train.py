@@ -3,7 +3,9 @@
 import json
 import os
 import random
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -95,9 +97,11 @@ def test_ctrl_c_says_how_to_go_on(recipe, whole, tmp_path):
 LAUNCHERS = {
     "torchrun": ["torchrun", "--nproc-per-node", "2", "--master-port", "0", "--rdzv-backend", "c10d",
                  "--rdzv-endpoint", "localhost:0"],
-    # on CPUs accelerate starts two processes through MPI only, with --mpirun_hostfile; without it is one
+    # on CPUs accelerate starts two processes through MPI only, with --mpirun_hostfile; without, one
     "accelerate": ["accelerate", "launch", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
                    "--dynamo_backend", "no", "--cpu"],
+    "accelerate with MPI": ["accelerate", "launch", "--num_processes", "2", "--num_machines", "1", "--mixed_precision",
+                            "no", "--dynamo_backend", "no", "--cpu", "--mpirun_hostfile", "HOSTS"],
 }  # fmt: skip
 
 
@@ -110,13 +114,25 @@ def one_process(recipe, tmp_path_factory):
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_two_processes_give_the_loss_curve_of_one(recipe, one_process, tmp_path, launcher):
+def test_two_processes_give_the_loss_curve_of_one(recipe, one_process, tmp_path, monkeypatch, launcher):
     program, *options = LAUNCHERS[launcher]
     path = str(Path(sys.executable).parent / program)
+    if "HOSTS" in options:
+        if shutil.which("mpirun") is None:
+            pytest.skip("there is no mpirun (Debian's package openmpi-bin)")
+        (tmp_path / "hosts").write_text("localhost slots=2\n")
+        options[options.index("HOSTS")] = str(tmp_path / "hosts")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("OMPI_ALLOW_RUN_AS_ROOT", "1")
+        monkeypatch.setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
     process = _start(recipe, tmp_path / "run", path, *options, settings=["train.dropout=0"])
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    assert out.count("adapter") == 1, "only the first process prints"
+    assert out.count("/adapter") == 1, "only the first process prints"
+    assert err.count("data: 64 question pairs") == 1
     assert len(_losses(one_process)) == STEPS
     assert _losses(tmp_path / "run") == pytest.approx(_losses(one_process), abs=1e-5)
     got, expected = (load(_adapter(folder)) for folder in (tmp_path / "run", one_process))

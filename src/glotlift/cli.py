@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from glotlift.errors import GlotliftError
+from glotlift.processes import prints
 
 app = typer.Typer(
     name="glotlift",
@@ -134,7 +135,7 @@ def train(
 
     if not inspect and not dry_run:
         adapter = train_recipe(recipe, output_path, settings=settings or ())
-        if os.environ.get("RANK", "0") == "0":  # the first of several processes prints
+        if prints():
             typer.echo(adapter)
         return
     found = inspect_training(recipe, settings=settings or ())
@@ -369,11 +370,13 @@ def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as fault:
-        raise DataError(f"{file}: cannot be read as JSON ({fault}), expected what `glotlift data build` wrote") from None
+        raise DataError(
+            f"{file}: cannot be read as JSON ({fault}), expected what `glotlift data build` wrote"
+        ) from None
 
 
 def _finish(folder: Path) -> None:
-    if os.environ.get("RANK", "0") != "0":
+    if not prints():
         return
     _print_tables(json.loads((folder / "scores.json").read_text(encoding="utf-8")))
     typer.echo(f"report: {folder / 'report.html'}")
@@ -449,7 +452,7 @@ def _quiet() -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("glotlift")
     logger.handlers = [handler]
-    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+    logger.setLevel(logging.INFO if prints() else logging.ERROR)
     logger.propagate = False
     if not sys.warnoptions:
         import warnings

@@ -1,7 +1,7 @@
 """Several processes that share one job, as `accelerate launch -m glotlift ...` starts them on GPUs.
 
-On a CPU `accelerate launch` starts one process only, unless there is MPI; `torchrun --nproc-per-node N -m glotlift ...`
-starts several.
+On CPUs `accelerate launch` starts one process only, unless there is MPI and a `--mpirun_hostfile`; `torchrun
+--nproc-per-node N -m glotlift ...` starts several without it.
 
 Leaves: which process this is, and a way to wait for the others. All are expected to see the same folders.
 """
@@ -35,10 +35,20 @@ class Processes:
 
 def processes() -> Processes:
     """Return the processes that a launcher started this one with; one where there is no launcher."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if _from_environment("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", otherwise=1) < 2:
         return Processes()
     import torch
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available())  # without a GPU it does not look for others by itself
     return Processes(state.process_index, state.num_processes, state.wait_for_everyone)
+
+
+def prints() -> bool:
+    """Return whether this is the process that prints; asks the environment only, so that nothing is imported."""
+    return _from_environment("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", otherwise=0) == 0
+
+
+def _from_environment(*names: str, otherwise: int) -> int:
+    """Return the first of several variables, as torchrun, accelerate, Open MPI, MPICH and MVAPICH set them."""
+    return next((int(os.environ[name]) for name in names if name in os.environ), otherwise)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from glotlift.processes import prints
 
 log = logging.getLogger("glotlift")
 
@@ -42,7 +43,7 @@ def track(what: str, total: int, unit: str) -> Iterator[Advance]:
         total: how many units there are.
         unit: their name, plural.
     """
-    if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
+    if sys.stderr.isatty() and prints():
         columns = (
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(unit), TimeRemainingColumn()
         )  # fmt: skip

@@ -100,7 +100,7 @@ def _sentences(fault: TaskError, path: str) -> list[str]:
     """Return the faults that the message of a task file's error holds."""
     body = re.sub(r"^\d+ faults:\n", "", str(fault).removeprefix(f"{path}: "))
     lines = (line.strip() for line in body.split("\n  "))
-    return [part for line in lines for part in re.split(r"; (?=languages\.|answer_sets\.|fields:|labels:)", line)]
+    return [part for line in lines for part in re.split(r"; (?=languages\.|answer_sets\.|labels:)", line)]
 
 
 def _prompts(task: Task, codes: Iterable[str], rows: Mapping[str, Rows]) -> dict[str, str]:

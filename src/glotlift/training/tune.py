@@ -156,32 +156,12 @@ def tune(
     if gradient_checkpointing:
         enable = getattr(loaded.model, "activation_checkpointing_enable", loaded.model.gradient_checkpointing_enable)
         enable({"use_reentrant": False})
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints),
-        learning_rate=learning_rate,
-        lr_scheduler_type=scheduler,
-        warmup_steps=warmup_fraction,
-        weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm,
-        num_train_epochs=1,  # `order` holds all passes
-        train_sampling_strategy="sequential",
-        seed=seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # a loss that is not finite must show
-        save_steps=save_steps,
-        save_total_limit=2,
-        remove_unused_columns=False,
-        prediction_loss_only=True,
-        bf16=loaded.model.dtype == torch.bfloat16,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        use_cpu=not torch.cuda.is_available(),
-        ddp_find_unused_parameters=False,
-        disable_tqdm=True,
-        report_to=list(report_to) or "none",
-    )
-    share = _micro_batch(batch_size, micro_batch_size, arguments.world_size)
-    arguments.per_device_train_batch_size = share
-    arguments.gradient_accumulation_steps = batch_size // (share * arguments.world_size)
+    arguments = _arguments(
+        loaded, batch_size, micro_batch_size,
+        output_dir=str(checkpoints), learning_rate=learning_rate, lr_scheduler_type=scheduler,
+        warmup_steps=warmup_fraction, weight_decay=weight_decay, max_grad_norm=max_grad_norm, seed=seed,
+        save_steps=save_steps, report_to=list(report_to) or "none",
+    )  # fmt: skip
     in_order = [rows[index] for index in order]
     watch = Watch(checkpoints, in_order, batch_size, loaded.model.config.get_text_config().vocab_size,
                   Probe(probe, probe_steps, patience) if probe is not None and probe_steps else None)  # fmt: skip
@@ -219,6 +199,31 @@ def last_checkpoint(folder: Path) -> str | None:
             log.info("dropping %s: it was not written to the end", found.name)
             shutil.rmtree(found, ignore_errors=True)  # several processes look
     return str(max(whole, key=lambda found: int(found.name.rsplit("-", 1)[1]))) if whole else None
+
+
+def _arguments(loaded: LoadedModel, batch_size: int, micro_batch_size: int, **settings: Any) -> TrainingArguments:
+    """Return what the Trainer is told; `batch_size` is cut into micro-batches and over the processes."""
+    on_gpu = torch.cuda.is_available()
+    arguments = TrainingArguments(
+        num_train_epochs=1,  # the rows are laid out for all passes, in order
+        train_sampling_strategy="sequential",
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # a loss that is not finite must show
+        save_total_limit=2,
+        remove_unused_columns=False,
+        prediction_loss_only=True,
+        bf16=loaded.model.dtype == torch.bfloat16,
+        fp16=loaded.model.dtype == torch.float16 and on_gpu,
+        dataloader_pin_memory=on_gpu,
+        use_cpu=not on_gpu,
+        ddp_find_unused_parameters=False,
+        disable_tqdm=True,
+        **settings,
+    )
+    share = _micro_batch(batch_size, micro_batch_size, arguments.world_size)
+    arguments.per_device_train_batch_size = share
+    arguments.gradient_accumulation_steps = batch_size // (share * arguments.world_size)
+    return arguments
 
 
 def _micro_batch(batch_size: int, micro_batch_size: int, n_processes: int) -> int:
