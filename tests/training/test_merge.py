@@ -251,6 +251,13 @@ def test_a_tokenizer_that_is_not_saved_as_it_was_is_refused(tmp_path, base, adap
     assert nothing_left(tmp_path)
 
 
+def test_the_sentencepiece_file_of_the_base_goes_along(tmp_path, base, adapter, pairs):
+    """llama.cpp's converter reads it; the tokenizer does not save it again."""
+    (base / "tokenizer.model").write_bytes(b"as it was")
+    merged(base, adapter, tmp_path / "merged", pairs)
+    assert (tmp_path / "merged" / "tokenizer.model").read_bytes() == b"as it was"
+
+
 def test_the_tolerance_follows_from_the_dtype():
     assert merge_tolerance(torch.float32, 100, 1e6) == 0.01
     assert merge_tolerance(torch.bfloat16, 16, 20.0) == pytest.approx(0.01 + 2**-7 * 4 * 20)

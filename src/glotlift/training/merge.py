@@ -15,6 +15,7 @@ import gc
 import json
 import logging
 import math
+import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,9 @@ TOLERANCE = 1e-2
 
 _KINDS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """What safetensors calls the dtypes that a model can be saved in."""
+
+_SENTENCEPIECE = "tokenizer.model"
+"""transformers 5 does not save this file again; llama.cpp's converter wants it for a tokenizer of SentencePiece."""
 
 _POSITIONS = 64
 """Positions whose logits are held at once."""
@@ -182,7 +186,7 @@ def _folder(model: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source, allow_patterns=["config.json", "model*.safetensors"]))
+        return Path(snapshot_download(source, allow_patterns=["config.json", "model*.safetensors", _SENTENCEPIECE]))
     except (OSError, ValueError) as fault:
         raise ModelError(f"model {source!r} cannot be fetched: {str(fault).splitlines()[0]}") from fault
 
@@ -210,6 +214,9 @@ def _save(
             tensor.data = tensor.data.to(kinds.get(name, kind))
     merged.save_pretrained(folder)
     loaded.tokenizer.save_pretrained(folder)
+    vocabulary = _folder(model) / _SENTENCEPIECE
+    if vocabulary.is_file():
+        shutil.copyfile(vocabulary, folder / _SENTENCEPIECE)
     return reference
 
 
