@@ -192,6 +192,7 @@ def evaluate(
     requests_per_second: Annotated[
         float | None, typer.Option("--requests-per-second", help="Of a server: at most so many.")
     ] = None,
+    timeout: Annotated[float, typer.Option("--timeout", help="Of a server: seconds to wait for an answer.")] = 60.0,
     seed: Seed = 0,
 ) -> None:
     """Evaluate a model by constrained decoding; with --adapter, base and tuned in one load."""
@@ -213,7 +214,7 @@ def evaluate(
         demo_seeds=demo_seeds, output_path=output_path, log_samples=log_samples, dtype=dtype, device=device,
         batch_size=batch_size if batch_size == "auto" else int(batch_size), token_budget=token_budget,
         prefix_cache=prefix_cache, num_concurrent=num_concurrent, max_retries=max_retries,
-        requests_per_second=requests_per_second, seed=seed,
+        requests_per_second=requests_per_second, timeout=timeout, seed=seed,
     )  # fmt: skip
     if scores:  # the first of several processes prints
         _print_tables(scores)

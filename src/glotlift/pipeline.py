@@ -159,6 +159,7 @@ def evaluate(
     num_concurrent: int = 8,
     max_retries: int = 5,
     requests_per_second: float | None = None,
+    timeout: float = 60.0,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Evaluate a model by constrained decoding; with an adapter, base and tuned in one load.
@@ -191,6 +192,7 @@ def evaluate(
         num_concurrent: of a server: requests under way at most.
         max_retries: of a server: further attempts after a request that failed.
         requests_per_second: of a server: at most so many; None for no limit.
+        timeout: of a server: seconds to wait for an answer.
         seed: of the bootstraps, and the first of the demonstration draws.
 
     Returns:
@@ -228,7 +230,7 @@ def evaluate(
     settings = validate(EvalRecipe, content, "evaluate", RecipeError)
     test_sets = _read_test_sets(settings)
     folder = RunFolder(Path(output_path))
-    limits = {"concurrency": num_concurrent, "retries": max_retries, "rate": requests_per_second}
+    limits = {"concurrency": num_concurrent, "retries": max_retries, "rate": requests_per_second, "timeout": timeout}
     engine = _engine(model, adapter, dtype, device, scoring, apply_chat_template, limits)
     return _evaluate(
         engine, settings, test_sets, folder, Path(adapter) if adapter else None, seed, prefix_cache, log_samples

@@ -305,6 +305,12 @@ def test_a_base_of_another_dtype_is_refused_until_one_is_named(tmp_path, base, a
     assert merged(base, adapter, tmp_path / "merged", pairs, dtype="float32")["dtype"] == "float32"
 
 
+def test_a_damaged_base_is_named(tmp_path, base, adapter, pairs):
+    (base / "model.safetensors").write_bytes(b"not safetensors at all")
+    with pytest.raises(ModelError, match=r"model\.safetensors: cannot be read as safetensors \("):
+        merged(base, adapter, tmp_path / "merged", pairs)
+
+
 def test_an_adapter_that_is_not_in_the_weights_is_refused(tmp_path, base, pairs):
     model = AutoModelForCausalLM.from_pretrained(base)
     tuned = get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))

@@ -238,8 +238,9 @@ def training_facts(run: RunFiles) -> dict[str, str]:
     if certificate:
         found["merging"] = (
             f"largest logit difference to the adapter {certificate['max_logit_difference']:.2g} "
-            f"({certificate['dtype']}, tolerance {certificate['tolerance']:g}); same next token on "
-            f"{percent(certificate['argmax_agreement'])} % of {certificate['n_prompts']} prompts"
+            f"({certificate['dtype']}, tolerance {certificate['tolerance']:g}); same most likely token at "
+            f"{percent(certificate['argmax_agreement'])} % of {certificate.get('n_targets', certificate['n_prompts'])} "
+            "places"
         )
     return found
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -84,7 +84,7 @@ def merge_adapter(
         adapter: its adapter folder.
         target: folder for the merged model; it appears when it is whole and certified.
         pairs: held-out question pairs to compare adapter and merged model on.
-        dtype: of the saved weights; `auto` is what each tensor of the base is stored in.
+        dtype: of the saved weights; `auto` is what each tensor of the base is stored in, fp32 for a GGUF file.
         device: to merge and compare on; the CPU takes over where its memory is too small.
         max_length: tokens of a pair; what is longer is cut.
         prompt_format: as in `tokenize_pairs`.
@@ -165,12 +165,15 @@ def _stored_kinds(model: str, folder: Path) -> tuple[torch.dtype, dict[str, torc
     """Return the dtype that most weights of a folder are stored in, and that of each tensor by name."""
     sizes, kinds = Counter[str](), {}
     for file in sorted(folder.glob("model*.safetensors")):
-        with safe_open(file, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - a safetensors file is no dict
-                tensor = tensors.get_slice(name)
-                kinds[name] = tensor.get_dtype()
-                sizes[kinds[name]] += math.prod(tensor.get_shape())
-    most = max(sizes, key=lambda name: sizes[name], default="no safetensors")
+        try:
+            with safe_open(file, "pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - a safetensors file is no dict
+                    tensor = tensors.get_slice(name)
+                    kinds[name] = tensor.get_dtype()
+                    sizes[kinds[name]] += math.prod(tensor.get_shape())
+        except (OSError, SafetensorError) as fault:
+            raise ModelError(f"{file}: cannot be read as safetensors ({str(fault).splitlines()[0]})") from fault
+    most = max(sizes, key=lambda name: sizes[name], default="something other than safetensors")
     if most not in _KINDS:
         raise ModelError(
             f"model {model!r}: got weights stored as {most}, expected {one_of(_KINDS)}; name a dtype to save in"
