@@ -31,7 +31,7 @@ types: $(VENV)/installed
 	$(BIN)/basedpyright
 
 test-lm-eval: $(VENV)/bench-installed  ## exported tasks and scores against lm-evaluation-harness itself
-	$(BIN)/python -m pytest tests/test_lm_eval.py tests/evaluation/test_scores.py
+	$(BIN)/python -m pytest tests/test_lm_eval.py tests/evaluation/test_scores.py tests/evaluation/test_samples.py tests/data/test_export.py tests/training/test_merge.py
 
 bench-evaluate: $(VENV)/bench-installed  ## against the plain loop and lm-evaluation-harness; BENCH=--quick for a minute
 	$(BIN)/python benchmarks/evaluate.py $(BENCH)
