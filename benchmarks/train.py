@@ -415,10 +415,16 @@ def _report(engines, tokens, targets):
         "over_trl_tuned": round(slower["trl-tuned"], 2),
         "over_llama_factory": round(slower["llama-factory"], 2) if "llama-factory" in slower else None,
         "peak_over_trl": round(ours.peak / engines["trl-default"].peak, 3),
+        "working_over_trl": round(_added(ours) / _added(engines["trl-default"]), 3),
         "floor_share": round(share, 3),
     }
     print(json.dumps(result))
     return int(apart > SAME_LOSS)
+
+
+def _added(engine):
+    """Return the bytes that training added to the loaded model."""
+    return engine.peak - engine.resident
 
 
 def _ratio(theirs, ours):
