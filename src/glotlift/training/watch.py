@@ -78,13 +78,12 @@ class Watch(TrainerCallback):
             self._fail("loss", float(loss.detach()), None, inputs["ids"])
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        """Show the bar, at where a checkpoint left it."""
-        self._shown = track("train", sum(len(row.input_ids) for row in self.rows), "tokens")
+        """Show a bar of what is left to do; what a checkpoint holds took no time here."""
+        left = self.rows[state.global_step * self.batch_size :]
+        self._shown = track("train", sum(len(row.input_ids) for row in left), "tokens")
         self._advance = self._shown.__enter__()
         if state.global_step and self.probe is not None:
             self.probes = json.loads((self._checkpoint(state) / _PROBES).read_text(encoding="utf-8"))
-        for step in range(state.global_step):
-            self._advance(self._tokens(step))
 
     def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
         """Advance, probe where it is due, and end training on Ctrl-C."""
