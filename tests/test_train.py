@@ -157,7 +157,7 @@ def test_inspect_and_dry_run_train_nothing(recipe, tmp_path, capsys, monkeypatch
         out = capsys.readouterr().out
         assert "12 steps, 8,010 tokens of which 2,862 are learned: about" in out
         assert ("Translate the input from German to English:" in out) == (flag == "--inspect")
-        assert ("evaluation texts have 8 tokens" in out) == (flag == "--inspect")
+        assert ("evaluation texts has 8 tokens" in out) == (flag == "--inspect")
     assert not list(tmp_path.iterdir())
 
 

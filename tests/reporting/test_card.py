@@ -9,6 +9,7 @@ import yaml
 
 from glotlift.reporting.card import base_model, escape_markdown, model_card
 from glotlift.reporting.figures import Figure
+from glotlift.reporting.names import guarantee
 from glotlift.reporting.read import read_run
 from tests.reporting.conftest import as_in_0_1, write
 
@@ -95,3 +96,20 @@ def test_a_local_folder_is_no_hub_id(tmp_path: Path, monkeypatch):
 
 def test_markdown_is_escaped():
     assert escape_markdown("a|b\n<i>*x*") == r"a\|b &lt;i&gt;\*x\*"
+
+
+@pytest.mark.parametrize(
+    ("question_only", "flags", "overlap", "sentence"),
+    [
+        (True, {}, (0, 47, 0), "No pair holds an answer of the task; none of 47 evaluation texts has 8 tokens in a "
+         "row in common with a pair."),
+        (False, {"answer": 3}, (2, 1047, 5), "3 pairs hold an answer of the task; 2 of 1,047 evaluation texts have 8 "
+         "tokens in a row in common with 5 pairs."),
+        (None, {}, (0, 0, 0), "Answers were not looked for; there were no evaluation texts to compare with."),
+    ],
+)  # fmt: skip
+def test_the_guarantee_says_what_the_audit_found(question_only, flags, overlap, sentence):
+    items, of, pairs = overlap
+    found = {"n": 8, "items": items, "of": of, "pairs": pairs}
+    assert guarantee({"pairs": 9, "question_only": question_only, "flags": flags, "overlap": found}) == sentence
+    assert guarantee({}) == ""

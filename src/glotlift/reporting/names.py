@@ -70,7 +70,8 @@ def guarantee(audit: Mapping[str, Any]) -> str:
     overlap = audit["overlap"]
     if not overlap["of"]:
         return f"{answers}; there were no evaluation texts to compare with."
-    return (
-        f"{answers}; {overlap['items']:,} of {overlap['of']:,} evaluation texts have {overlap['n']} tokens in a row in "
-        f"common with one of {overlap['pairs']:,} pairs."
-    )
+    shared = f"{overlap['n']} tokens in a row in common with"
+    if not overlap["items"]:
+        return f"{answers}; none of {overlap['of']:,} evaluation texts has {shared} a pair."
+    texts = f"{overlap['items']:,} of {overlap['of']:,} evaluation texts"
+    return f"{answers}; {texts} have {shared} {overlap['pairs']:,} pairs."
