@@ -227,8 +227,8 @@ def training_facts(run: RunFiles) -> dict[str, str]:
     """Return what is known of training and merging, as text."""
     history, certificate = run.history, run.certificate
     found: dict[str, str] = {}
-    for key, title in (("trainable_parameters", "trainable parameters"), ("tokens", "tokens an epoch"),
-                       ("target_tokens", "target tokens an epoch")):  # fmt: skip
+    for key, title in (("trainable_parameters", "trainable parameters"), ("tokens", "tokens run"),
+                       ("target_tokens", "target tokens learned")):  # fmt: skip
         if key in history:
             found[title] = f"{history[key]:,}"
     if held := history.get("validation_loss"):
