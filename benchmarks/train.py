@@ -4,7 +4,8 @@
 
     trl-default     TRL 1.16, `SFTTrainer` with its defaults (gradient checkpointing among them), in fp32
     trl-tuned       the same without checkpointing, with micro-batches of like length, and with an allocator that keeps
-                    what was freed; micro-batches of 1, 2 or 16, eager attention and torch.compile were slower for it
+                    what was freed; micro-batches of 1, 2 or 16 and eager attention were slower for it. torch.compile
+                    would take 2 to 6 % off its steps, but needs three minutes before, so it is not used
     llama-factory   LLaMA-Factory 0.9.5 with its defaults, in fp32, in an environment of its own that `--llama-factory`
                     makes; left out without it
     glotlift        `tune`, as `glotlift train` calls it
