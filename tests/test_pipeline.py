@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from glotlift.pipeline import run
+from glotlift.pipeline import evaluate, run
 from glotlift.recipe import load_recipe
+from glotlift.runs import read_parquet
 from glotlift.tasks import load
 
 STAGES = ("data", "train", "merge", "eval", "explain")
@@ -149,3 +150,24 @@ def test_killed_and_started_again_gives_the_same_bytes(recipe, whole, tmp_path, 
     assert not differing
     a, b = (json.loads(files["scores.json"]) for files in (got, expected))
     assert a["glotlift"]["tasks"] == b["glotlift"]["tasks"]
+
+
+def test_full_tuning_is_evaluated_against_its_base_as_two_models(recipe, tmp_path):
+    """There is no adapter to switch off: base and tuned are two models in one load."""
+    settings = ["train.method=full", "train.learning_rate=0.01", "train.epochs=6"]
+    folder = run(recipe, tmp_path / "full", settings=settings)
+    assert (folder / "adapter" / "config.json").is_file()
+    assert not (folder / "adapter" / "adapter_config.json").exists()
+    assert not (folder / "merged").exists()
+    base, tuned = (read_parquet(folder / "predictions" / v / "sentiment" / "de.parquet")[0] for v in ("base", "tuned"))
+    assert list(base["id"]) == list(tuned["id"])
+    assert abs(base["sequence_positive"] - tuned["sequence_positive"]).max() > 0.01
+    plain = evaluate(
+        model=str(folder / "adapter"), languages=["de"], limit=6, output_path=tmp_path / "plain", token_budget=256
+    )
+    alone = read_parquet(tmp_path / "plain" / "predictions" / "base" / "sentiment" / "de.parquet")[0]
+    assert plain["results"]
+    assert abs(alone["sequence_positive"] - tuned["sequence_positive"]).max() < 1e-4  # as a model of its own
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "library_name: transformers" in card
+    assert "AutoModelForCausalLM" in card

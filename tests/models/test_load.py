@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from glotlift.errors import ModelError
 from glotlift.models import load
@@ -119,3 +120,18 @@ def test_fingerprint_sees_weights(tiny_folder, tmp_path):
     weights[-1] ^= 1
     (other / "model.safetensors").write_bytes(weights)
     assert load.weights_fingerprint(str(other)) != load.weights_fingerprint(str(tiny_folder))
+
+
+def test_four_bits_without_bitsandbytes_are_refused(tiny_folder, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(ModelError, match="without bitsandbytes, expected `pip install bitsandbytes`"):
+        load_model(str(tiny_folder), quantization="4bit")
+
+
+def test_a_folder_with_an_adapter_in_it_is_an_adapter_whatever_else_it_holds(tiny_folder, tmp_path):
+    loaded = load_model(str(tiny_folder))
+    get_peft_model(loaded.model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text((tiny_folder / "config.json").read_text())
+    both = load_model(str(tiny_folder), adapter=str(tmp_path))
+    assert both.tuned is None
+    assert both.variants == ("base", "tuned")

@@ -23,6 +23,7 @@ _TILE = {"cpu": 2**20}
 """Logits of a tile: on a CPU as many as its cache holds."""
 
 _TILE_ELSEWHERE = 2**26
+"""Logits of a tile on other devices, where few large products are better than many small ones."""
 
 
 def base_model(model: nn.Module) -> PreTrainedModel:

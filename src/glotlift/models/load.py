@@ -93,7 +93,7 @@ def load_model(
             adapter does not fit.
     """
     source = model_source(name)
-    is_model = adapter is not None and (Path(adapter) / "config.json").is_file()
+    is_model = adapter is not None and _is_whole_model(Path(adapter))
     if adapter is not None and not is_model:
         _check_adapter(Path(adapter))
     place, kind = place_and_dtype(device, dtype)
@@ -109,8 +109,8 @@ def load_model(
         model, adapter_fingerprint = _with_adapter(model, adapter)
     for each in (model, tuned):
         try:
-            if each is not None and quantization == "none":
-                each.to(place).eval()
+            if each is not None:
+                (each if quantization == "4bit" else each.to(place)).eval()  # bitsandbytes has put it there
         except (RuntimeError, AssertionError, NotImplementedError) as fault:
             raise ModelError(f"model {name!r} cannot be put on device {device!r}: {_first_line(fault)}") from fault
     fingerprint = digest(weights_fingerprint(source), str(kind), *([quantization] if quantization != "none" else []))
@@ -214,6 +214,11 @@ def _with_adapter(model: Any, adapter: str) -> tuple[Any, str]:
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, UserWarning) as fault:
         raise ModelError(f"adapter {adapter!r} cannot be put on the model: {_first_line(fault)}") from fault
     return tuned, weights_fingerprint(adapter)
+
+
+def _is_whole_model(folder: Path) -> bool:
+    """Return whether a folder is a model whose weights were all tuned; one with an adapter in it is an adapter."""
+    return (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file()
 
 
 def _check_adapter(adapter: Path) -> None:

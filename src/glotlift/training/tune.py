@@ -243,11 +243,9 @@ def _padding(loaded: LoadedModel) -> int:
 
 
 def _check_loggers(names: Sequence[str]) -> None:
-    modules = {"tensorboard": "torch.utils.tensorboard"}
     for name in names:
-        needed = "tensorboard" if name in modules else name
-        if importlib.util.find_spec(needed) is None:
-            raise DataError(f"got train.report_to {name}, which is not installed; expected `pip install {needed}`")
+        if importlib.util.find_spec(name) is None:
+            raise DataError(f"got train.report_to {name}, which is not installed; expected `pip install {name}`")
 
 
 def _with_lora(loaded: LoadedModel, seed: int, quantization: str, **settings: Any) -> Any:
