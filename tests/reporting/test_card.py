@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -113,3 +114,28 @@ def test_the_guarantee_says_what_the_audit_found(question_only, flags, overlap, 
     found = {"n": 8, "items": items, "of": of, "pairs": pairs}
     assert guarantee({"pairs": 9, "question_only": question_only, "flags": flags, "overlap": found}) == sentence
     assert guarantee({}) == ""
+
+
+def _changed(run, train=None, data=None, **audit):
+    """Return the card of a run whose recipe and audit say something else."""
+    recipe = {**run.recipe, "train": {**run.recipe.get("train", {}), **(train or {})},
+              "data": {**run.recipe.get("data", {}), **(data or {})}}  # fmt: skip
+    return model_card(dataclasses.replace(run, recipe=recipe, audit={**run.audit, **audit}), [])
+
+
+def test_the_card_claims_that_no_answer_was_seen_only_where_that_was_found(make_run):
+    claim, run = "No answer of the task was found in the training data.", read_run(make_run())
+    assert claim in _changed(run, question_only=True)
+    for found in (False, None):
+        assert claim not in _changed(run, question_only=found)
+
+
+def test_the_card_says_what_was_tuned_and_in_which_direction(make_run):
+    run = read_run(make_run())
+    plain = _changed(run)
+    assert "tuned with LoRA to translate the *questions* of a task from Chinese and German into English (" in plain
+    full = _changed(run, train={"method": "full"}, data={"direction": "from-english"})
+    assert (
+        "tuned in all its weights to translate the *questions* of a task from English into Chinese and German (" in full
+    )
+    assert "- Languages: from English into Chinese and German\n" in full

@@ -70,7 +70,7 @@ def model_card(run: RunFiles, figures: Sequence[Figure]) -> str:
         run=run,
         base_model=base_model(run.model),
         seen=listing(run.scores.get("seen") or run.history.get("seen") or []),
-        pivot=language(run.scores.get("pivot") or run.history.get("pivot") or "en").name,
+        translated=_translated(run),
         data=run.recipe.get("data") or {},
         settings=_settings(run.recipe.get("train") or {}),
         is_full=_is_full(run),
@@ -103,6 +103,15 @@ def front_matter(run: RunFiles) -> str:
     tuned = ["question-alignment", *([] if _is_full(run) else ["lora"])] if run.is_tuned else []
     content["tags"] = ["glotlift", "multilingual", "cross-lingual-transfer", *tuned]
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _translated(run: RunFiles) -> str:
+    """Return from which languages into which the model learned to translate, as `from German into English`."""
+    seen = listing(run.scores.get("seen") or run.history.get("seen") or [])
+    common = language(run.scores.get("pivot") or run.history.get("pivot") or "en").name
+    if (run.recipe.get("data") or {}).get("direction") == "from-english":
+        return f"from {common} into {seen}" if seen else f"from {common}"
+    return f"from {seen} into {common}" if seen else f"into {common}"
 
 
 def _is_full(run: RunFiles) -> bool:
