@@ -50,13 +50,16 @@ def _items(task, n, source):
 
 
 def _prepared(n, source):
-    from glotlift.evaluation.predict import prepare
+    from glotlift.evaluation.prompts import prepare
+    from glotlift.evaluation.settings import EvalTask
     from glotlift.models.load import load_model
     from glotlift.tasks.load import load_task
 
     loaded = load_model("demo")
     tasks = {name: load_task(name) for name in TASKS}
-    return loaded, {name: prepare(loaded, task, "en", _items(task, n, source), "own") for name, task in tasks.items()}
+    return loaded, {
+        name: prepare(loaded, task, "en", _items(task, n, source), EvalTask(task=name)) for name, task in tasks.items()
+    }
 
 
 def _plain(loaded, prompts):
@@ -117,8 +120,8 @@ def _worker(engine, n, source):
     import torch
 
     from glotlift.evaluation.predict import predict
-    from glotlift.models.forward import shared_length
     from glotlift.models.linear import product
+    from glotlift.models.packing import shared_length
 
     torch.manual_seed(0)
     loaded, prompts = _prepared(n, source)

@@ -12,7 +12,7 @@ import glotlift
 
 SOURCE = Path(glotlift.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
-FOUNDATION = ("errors", "languages", "schema", "recipe", "runs")
+FOUNDATION = ("errors", "languages", "schema", "fields", "runs", "progress", "processes")
 
 
 def module_name(path: Path) -> str:
@@ -39,26 +39,31 @@ def imports_of(package: str) -> set[str]:
     return {name for path in inside for name in imported(path) if not name.startswith(f"glotlift.{package}")}
 
 
-STAGES = ("evaluation", "explanation", "reporting", "training")
+WINGS = ("evaluation", "explanation", "reporting", "training")
+ROOMS = (*WINGS, "models", "data", "tasks")
 FORBIDDEN = [
-    *((a, b) for a in STAGES[:3] for b in STAGES[:3] if a != b),
-    ("training", "evaluation"),
-    ("training", "explanation"),
-    ("training", "reporting"),
-    *(("models", b) for b in (*STAGES, "data")),  # the ground floor
-    *(("data", b) for b in (*STAGES, "models")),
-    *(("tasks", b) for b in (*STAGES, "models", "data")),
+    *((a, b) for a in WINGS[:3] for b in WINGS[:3] if a != b),
+    *(("training", b) for b in WINGS[:3]),
+    *(("models", b) for b in (*WINGS, "data")),  # the ground floor
+    *(("data", b) for b in (*WINGS, "models")),
+    *(("tasks", b) for b in (*WINGS, "models", "data")),
 ]
 
 
 @pytest.mark.parametrize(("package", "other"), FORBIDDEN)
-def test_stages_exchange_files_not_imports(package, other):
+def test_wings_exchange_files_not_imports(package, other):
     assert not [name for name in imports_of(package) if name.startswith(f"glotlift.{other}")]
 
 
-@pytest.mark.parametrize("package", [*STAGES, "models", "data", "tasks"])
-def test_nothing_below_knows_the_pipeline_or_the_command_line(package):
-    assert imports_of(package).isdisjoint({"glotlift.pipeline", "glotlift.cli", "glotlift"})
+@pytest.mark.parametrize("package", ROOMS)
+def test_nothing_below_knows_the_stages_a_recipe_or_the_command_line(package):
+    above = ("glotlift.stages", "glotlift.recipe", "glotlift.cli")
+    assert not [name for name in imports_of(package) if name == "glotlift" or name.startswith(above)]
+
+
+def test_every_folder_is_a_room_that_these_arrows_know():
+    folders = {path.name for path in SOURCE.iterdir() if (path / "__init__.py").is_file()}
+    assert folders == {*ROOMS, "stages", "cli"}
 
 
 def test_the_foundation_knows_nothing_above_it():
@@ -67,9 +72,37 @@ def test_the_foundation_knows_nothing_above_it():
         assert not above, name
 
 
-def test_only_stage_functions_see_a_recipe():
+def test_settings_are_made_of_the_foundation_and_of_settings_of_rooms_below():
+    for path in SOURCE.glob("*/settings.py"):
+        for name in imported(path):
+            parts = name.split(".")
+            assert parts[1] in FOUNDATION or parts[2] == "settings", f"{path}: {name}"
+
+
+def test_a_recipe_is_made_of_settings():
+    found = {name.split(".", 1)[1] for name in imported(SOURCE / "recipe.py")}
+    assert all(name.split(".")[0] in FOUNDATION or ".settings" in name for name in found), found
+
+
+def test_only_stages_see_a_recipe_and_only_the_command_line_knows_all_stages():
     users = {module_name(path) for path in FILES if any("glotlift.recipe" in name for name in imported(path))}
-    assert users <= {"glotlift", "glotlift.pipeline"}
+    assert all(user == "glotlift" or user.startswith("glotlift.stages.") for user in users), users
+    users = {module_name(path) for path in FILES if any("glotlift.stages" in name for name in imported(path))}
+    assert all(user == "glotlift" or user.startswith(("glotlift.stages", "glotlift.cli")) for user in users), users
+
+
+def test_every_stage_is_walked_once_in_the_order_of_its_inputs():
+    from glotlift.stages.run import STAGES
+
+    for position, stage in enumerate(STAGES):
+        assert set(stage.inputs) <= set(STAGES[:position]), stage.name
+        assert stage.outputs, stage.name
+    assert len({stage.name for stage in STAGES}) == len(STAGES)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_a_file_has_one_idea(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
 
 def modules_after(code: str) -> set[str]:
@@ -86,6 +119,7 @@ COMMAND = "from glotlift.cli import main\ntry: main({})\nexcept SystemExit as en
 LIGHT = {
     "glotlift": "import glotlift; dir(glotlift)",
     "foundation": "import " + ", ".join(f"glotlift.{name}" for name in FOUNDATION),
+    "settings": "import glotlift.recipe, glotlift.models.settings",
     "light public names": "from glotlift import GlotliftError, LANGUAGES, Recipe, load_recipe, load_task, Task, Item",
     "help": COMMAND.format(["--help"]),
     "tasks list": COMMAND.format(["tasks", "list"]),

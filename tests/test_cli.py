@@ -223,7 +223,9 @@ def test_unknown_names_on_the_command_line(refused, evaluate):
     assert refused(*evaluate, "--scoring", "best") == (
         "--scoring: got 'best', expected sequence, prefix-mass or first-token"
     )
-    assert refused(*evaluate, "--dtype", "int4") == "got dtype 'int4', expected one of auto, float32, bfloat16, float16"
+    assert refused(*evaluate, "--dtype", "int4") == (
+        "--dtype: got 'int4', expected 'auto', 'float32', 'bfloat16' or 'float16'"
+    )
     assert refused(*evaluate, "--device", "gpu") == (
         "got device 'gpu', expected `auto`, `cpu`, `cuda` or another of torch's"
     )
@@ -400,7 +402,7 @@ def test_an_interrupt_is_no_error_of_ours(cli, evaluate, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("glotlift.pipeline.evaluate", interrupt)
+    monkeypatch.setattr("glotlift.stages.evaluate.evaluate", interrupt)
     result = cli(*evaluate)
     assert result.code == 130
     assert result.err == "error: interrupted; finished work is kept, start the same command again to go on\n"

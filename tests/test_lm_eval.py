@@ -13,7 +13,9 @@ from lm_eval.tasks import TaskManager  # noqa: E402
 
 from glotlift.data.export import export_lm_eval  # noqa: E402
 from glotlift.data.read import read_items  # noqa: E402
-from glotlift.evaluation.predict import predict, prepare  # noqa: E402
+from glotlift.evaluation.predict import predict  # noqa: E402
+from glotlift.evaluation.prompts import prepare  # noqa: E402
+from glotlift.evaluation.settings import EvalTask  # noqa: E402
 from glotlift.models.labels import encode  # noqa: E402
 from glotlift.tasks.load import load_task  # noqa: E402
 from tests.data.test_export import HARD_ITEMS, HARD_TASK, LM_EVAL, expected  # noqa: E402
@@ -50,7 +52,9 @@ def test_lm_eval_agrees(tmp_path, tiny, family, answers, num_fewshot):
     agreed = 0
     for code in LANGUAGES:
         words = list(task.answers(code, answers).values())
-        prompts = prepare(loaded, task, code, items[code], answers, num_fewshot=num_fewshot)
+        prompts = prepare(
+            loaded, task, code, items[code], EvalTask(task=task.name, answers=answers, num_fewshot=num_fewshot)
+        )
         frame = predict(loaded, prompts, "base", scoring="sequence").to_dict("records")
         samples = found["samples"][f"{group}_{code}"]
         assert [sample["doc"]["id"] for sample in samples] == [row["id"] for row in frame]
@@ -89,7 +93,9 @@ def test_blanks_at_the_end_cost_all_words_the_same(tmp_path, tiny, family, cue):
     task = task.model_copy(update={"languages": {"en": pack}})
     items = read_items(task, None, ("en",), limit=4)
     samples = evaluated(loaded, export_lm_eval(task, items, tmp_path))["samples"]["glotlift_sentiment_en"]
-    frame = predict(loaded, prepare(loaded, task, "en", items["en"], "own"), "base", scoring="sequence")
+    frame = predict(
+        loaded, prepare(loaded, task, "en", items["en"], EvalTask(task=task.name)), "base", scoring="sequence"
+    )
     for sample, ours in zip(samples, frame.to_dict("records"), strict=True):
         (good, _), (bad, _) = sample["filtered_resps"]
         cost = good - ours["sequence_positive"]

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from glotlift.pipeline import evaluate, run
 from glotlift.recipe import load_recipe
 from glotlift.runs import read_parquet
+from glotlift.stages.evaluate import evaluate
+from glotlift.stages.run import run
 from glotlift.tasks import load
 
 STAGES = ("data", "train", "merge", "eval", "explain")
@@ -52,7 +53,7 @@ def whole(recipe, tmp_path_factory):
 @pytest.fixture
 def again(whole, tmp_path, monkeypatch):
     """A copy of the run; what runs from here on writes no report, which takes longer than all else."""
-    monkeypatch.setattr("glotlift.pipeline.report", lambda folder: folder)
+    monkeypatch.setattr("glotlift.stages.report._write", lambda folder: None)
     return Path(shutil.copytree(whole, tmp_path / "again"))
 
 
@@ -134,9 +135,9 @@ MOMENTS = {
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_and_started_again_gives_the_same_bytes(recipe, whole, tmp_path, monkeypatch, moment):
-    monkeypatch.setattr("glotlift.pipeline.report", lambda folder: folder)
+    monkeypatch.setattr("glotlift.stages.report._write", lambda folder: None)
     target = tmp_path / "killed"
-    command = [sys.executable, "-c", f"from glotlift.pipeline import run; run({str(recipe)!r}, {str(target)!r})"]
+    command = [sys.executable, "-c", f"from glotlift.stages.run import run; run({str(recipe)!r}, {str(target)!r})"]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     while process.poll() is None and not list(target.glob(MOMENTS[moment])):
         time.sleep(0.002)

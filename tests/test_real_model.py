@@ -5,7 +5,9 @@ import pytest
 
 from glotlift.data.read import read_items
 from glotlift.evaluation.metrics import score_language
-from glotlift.evaluation.predict import predict, prepare
+from glotlift.evaluation.predict import predict
+from glotlift.evaluation.prompts import prepare
+from glotlift.evaluation.settings import EvalTask
 from glotlift.tasks.load import load_task
 
 pytestmark = pytest.mark.real_model
@@ -26,7 +28,8 @@ def demo():
 
 def _prompts(demo, language, answers, limit):
     task = load_task("sentiment")
-    return prepare(demo, task, language, read_items(task, "sample", (language,), limit=limit)[language], answers)
+    items = read_items(task, "sample", (language,), limit=limit)[language]
+    return prepare(demo, task, language, items, EvalTask(task=task.name, answers=answers))
 
 
 @pytest.mark.parametrize(("language", "answers"), [("en", "english"), ("de", "own"), ("bn", "own"), ("th", "english")])

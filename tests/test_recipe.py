@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from glotlift.cli import DEMO_RECIPE
+from glotlift.cli.stages import DEMO_RECIPE
 from glotlift.errors import RecipeError
 from glotlift.languages import LANGUAGES
 from glotlift.recipe import PRESETS, Recipe, dump_recipe, load_recipe

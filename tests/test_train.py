@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import load
 
 from glotlift.cli import main
-from glotlift.pipeline import train
+from glotlift.stages.train import train
 
 STEPS = 12
 

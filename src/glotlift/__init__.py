@@ -12,8 +12,15 @@ if TYPE_CHECKING:
     from glotlift.errors import GlotliftError
     from glotlift.languages import LANGUAGES
     from glotlift.models.load import load_model
-    from glotlift.pipeline import build_data, compare, evaluate, explain, merge, report, run, train
     from glotlift.recipe import Recipe, load_recipe
+    from glotlift.stages.compare import compare
+    from glotlift.stages.data import build_data
+    from glotlift.stages.evaluate import evaluate
+    from glotlift.stages.explain import explain
+    from glotlift.stages.merge import merge
+    from glotlift.stages.report import report
+    from glotlift.stages.run import run
+    from glotlift.stages.train import train
     from glotlift.tasks.load import load_task
     from glotlift.tasks.task import Item, Task
 
@@ -25,17 +32,17 @@ _HOME = {
     "Item": "glotlift.tasks.task",
     "Recipe": "glotlift.recipe",
     "Task": "glotlift.tasks.task",
-    "build_data": "glotlift.pipeline",
-    "compare": "glotlift.pipeline",
-    "evaluate": "glotlift.pipeline",
-    "explain": "glotlift.pipeline",
+    "build_data": "glotlift.stages.data",
+    "compare": "glotlift.stages.compare",
+    "evaluate": "glotlift.stages.evaluate",
+    "explain": "glotlift.stages.explain",
     "load_model": "glotlift.models.load",
     "load_recipe": "glotlift.recipe",
     "load_task": "glotlift.tasks.load",
-    "merge": "glotlift.pipeline",
-    "report": "glotlift.pipeline",
-    "run": "glotlift.pipeline",
-    "train": "glotlift.pipeline",
+    "merge": "glotlift.stages.merge",
+    "report": "glotlift.stages.report",
+    "run": "glotlift.stages.run",
+    "train": "glotlift.stages.train",
 }
 
 __all__ = [

@@ -6,6 +6,7 @@ every unknown key with the nearest valid one, every wrong value with what was ex
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,8 +69,17 @@ def read_yaml(path: Path, error: type[UserError]) -> Any:
         raise error(f"{path}: not valid YAML: {fault}") from None
 
 
-def validate(model: type[M], content: Any, source: str, error: type[UserError]) -> M:
+def validate(
+    model: type[M], content: Any, source: str, error: type[UserError], *, place: Callable[[str], str] = "`{}`".format
+) -> M:
     """Return `content` as a `model`.
+
+    Args:
+        model: what it must be.
+        content: from a file or a caller.
+        source: what it is from, at the head of an error.
+        error: class of the error.
+        place: function of a key, with those above it before dots -> how an error names it.
 
     Raises:
         error: with every fault of the content, each with its place.
@@ -80,8 +90,9 @@ def validate(model: type[M], content: Any, source: str, error: type[UserError]) 
     try:
         return model.model_validate(content)
     except ValidationError as fault:
-        lines = [_sentence(model, entry) for entry in _own_faults(fault.errors())]
-        head = f"{source}: " if len(lines) == 1 else f"{source}: {len(lines)} faults:\n  "
+        lines = [_sentence(model, entry, place) for entry in _own_faults(fault.errors())]
+        start = f"{source}: " if source else ""
+        head = start if len(lines) == 1 else f"{start}{len(lines)} faults:\n  "
         raise error(head + "\n  ".join(lines)) from None
 
 
@@ -96,17 +107,17 @@ def _own_faults(faults: list[ErrorDetails]) -> list[ErrorDetails]:
     return [fault for fault in faults if not is_echo(fault)]
 
 
-def _sentence(model: type[BaseModel], fault: ErrorDetails) -> str:
-    place = ".".join(str(part) for part in fault["loc"]) or "(top level)"
+def _sentence(model: type[BaseModel], fault: ErrorDetails, place: Callable[[str], str]) -> str:
+    key = place(".".join(str(part) for part in fault["loc"]) or "(top level)")
     if fault["type"] == "extra_forbidden":
         known = _keys_beside(model, fault["loc"])
-        return f"unknown key `{place}`{nearest(str(fault['loc'][-1]), known)}; expected one of: {', '.join(known)}"
+        return f"unknown key {key}{nearest(str(fault['loc'][-1]), known)}; expected one of: {', '.join(known)}"
     if fault["type"] == "missing":
-        return f"missing key `{place}`"
+        return f"missing key {key}"
     if fault["type"] == "value_error":
         message = fault["msg"].removeprefix("Value error, ")
-        return f"`{place}`: {message}" if fault["loc"] else message
-    return f"`{place}`: got {fault['input']!r}, expected {_expected(fault)}"
+        return f"{key}: {message}" if fault["loc"] else message
+    return f"{key}: got {fault['input']!r}, expected {_expected(fault)}"
 
 
 def _expected(fault: ErrorDetails) -> str:

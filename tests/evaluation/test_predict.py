@@ -13,15 +13,15 @@ from glotlift.errors import ModelError
 from glotlift.evaluation import predict as predict_module
 from glotlift.evaluation.journal import Journal, LabelScores
 from glotlift.evaluation.predict import (
-    CONTENT_FREE,
     PredictionFile,
     predict,
     prediction_fingerprint,
-    prepare,
     score_batches,
 )
-from glotlift.models.forward import plan_batches
+from glotlift.evaluation.prompts import CONTENT_FREE, prepare
+from glotlift.evaluation.settings import EvalTask
 from glotlift.models.labels import prefix_tokens
+from glotlift.models.packing import plan_batches
 from glotlift.runs import read_parquet
 from glotlift.tasks.load import load_task
 
@@ -29,7 +29,7 @@ from glotlift.tasks.load import load_task
 def _prepare(loaded, language="de", limit=5, answers="own", **options):
     task = load_task("sentiment")
     items = read_items(task, "sample", (language,), limit=limit)[language]
-    return prepare(loaded, task, language, items, answers, **options)
+    return prepare(loaded, task, language, items, EvalTask(task=task.name, answers=answers, **options))
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3", "gpt2"])
@@ -81,7 +81,7 @@ def test_same_tokens_for_two_labels_are_refused(tiny):
     task = load_task("sentiment").model_copy(update={"answer_sets": {"odd": {"positive": "good", "negative": "good"}}})
     items = read_items(task, "sample", ("en",), limit=1)["en"]
     with pytest.raises(ModelError, match="the same tokens"):
-        prepare(loaded, task, "en", items, "odd")
+        prepare(loaded, task, "en", items, EvalTask(task=task.name, answers="odd"))
 
 
 def test_scores_that_are_not_finite_are_refused(tiny):
@@ -268,9 +268,11 @@ def test_closing_quote_is_scored_with_the_word(tiny):
     loaded = tiny("llama")
     task = load_task("sentiment").model_copy(update={"answer_sets": {"odd": {"positive": "good", "negative": "goods"}}})
     items = read_items(task, "sample", ("en",), limit=2)["en"]
-    frame = predict(loaded, prepare(loaded, task, "en", items, "odd"), "base")
+    frame = predict(loaded, prepare(loaded, task, "en", items, EvalTask(task=task.name, answers="odd")), "base")
     assert set(frame["predicted"]) == {"positive"}  # a word is never less likely than a longer one it begins
-    closed = predict(loaded, prepare(loaded, task, "en", items, "odd", closing_quote=True), "base")
+    closed = predict(
+        loaded, prepare(loaded, task, "en", items, EvalTask(task=task.name, answers="odd", closing_quote=True)), "base"
+    )
     text = task.prompt("en", "odd", items[0].fields) + 'goods"'
     ids = loaded.tokenizer(text)["input_ids"]
     start = len(loaded.tokenizer(task.prompt("en", "odd", items[0].fields))["input_ids"])

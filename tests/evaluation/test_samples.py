@@ -8,9 +8,11 @@ import pytest
 
 from glotlift.data.export import export_lm_eval
 from glotlift.data.read import read_items
-from glotlift.evaluation.predict import predict, prepare
+from glotlift.evaluation.predict import predict
+from glotlift.evaluation.prompts import prepare
 from glotlift.evaluation.samples import write_samples
 from glotlift.evaluation.scores import Predictions
+from glotlift.evaluation.settings import EvalTask
 from glotlift.tasks.load import load_task
 
 KEYS = ["doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash",
@@ -21,7 +23,7 @@ def written(loaded, folder: Path, language="th", limit=4, variants=("base",), sc
     """Write the sample logs of the bundled sentiment items; return the prompts and the predictions."""
     task = load_task("sentiment")
     items = read_items(task, "sample", (language,), limit=limit)[language]
-    prompts = prepare(loaded, task, language, items, "own", **options)
+    prompts = prepare(loaded, task, language, items, EvalTask(task=task.name, **options))
     frame = predict(loaded, prompts, "base", scoring=scoring)
     predictions = Predictions("mood", {variant: {language: frame.copy()} for variant in variants}, {"scoring": scoring})
     write_samples(folder, "mood", prompts, predictions)

@@ -13,7 +13,8 @@ from transformers import CohereConfig, GraniteConfig, MiniCPM3Config
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from glotlift.data.read import read_items
-from glotlift.evaluation.predict import prepare
+from glotlift.evaluation.prompts import prepare
+from glotlift.evaluation.settings import EvalTask
 from glotlift.models.load import LoadedModel
 from glotlift.tasks.load import load_task
 
@@ -90,7 +91,7 @@ def ask(task):
 
     def make(loaded: LoadedModel, languages: tuple[str, ...] = ("en", "de"), limit: int = 3):
         items = read_items(task, "sample", languages, limit=limit)
-        return {code: prepare(loaded, task, code, rows, "own") for code, rows in items.items()}
+        return {code: prepare(loaded, task, code, rows, EvalTask(task=task.name)) for code, rows in items.items()}
 
     return make
 

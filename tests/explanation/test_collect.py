@@ -12,7 +12,7 @@ from glotlift.explanation import collect, lens
 from glotlift.explanation.collect import explain_languages
 from glotlift.explanation.geometry import PooledStates
 from glotlift.explanation.lens import MEASURES, summarise_lens
-from glotlift.models.forward import block_outputs
+from glotlift.models.taps import block_outputs
 from glotlift.runs import read_parquet
 
 

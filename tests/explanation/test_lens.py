@@ -21,9 +21,10 @@ from glotlift.explanation.lens import (
     token_sets,
     unembed,
 )
-from glotlift.models.forward import block_outputs, final_norm, run
-from glotlift.models.head import base_model
+from glotlift.models.anatomy import base_model, final_norm
+from glotlift.models.forward import run
 from glotlift.models.labels import prefix_tokens
+from glotlift.models.taps import block_outputs
 from glotlift.runs import write_parquet
 
 SETS = TokenSets((1, 5), (7,), (), (9, 10, 11), {})

@@ -8,8 +8,12 @@ import torch
 
 from glotlift.data.read import read_items
 from glotlift.errors import ModelError
-from glotlift.evaluation.predict import predict, prepare
-from glotlift.models.forward import Row, final_norm, plan_batches, run, shared_length
+from glotlift.evaluation.predict import predict
+from glotlift.evaluation.prompts import prepare
+from glotlift.evaluation.settings import EvalTask
+from glotlift.models.anatomy import final_norm
+from glotlift.models.forward import run
+from glotlift.models.packing import Row, plan_batches, shared_length
 from glotlift.tasks.load import load_task
 from tests.conftest import FAMILIES
 
@@ -23,7 +27,9 @@ def _prompts(loaded, task="sentiment", language="en", answers="own", limit=7, nu
 
         shown = definition.pack(language).demonstrations
         items = [Item(str(i), dict(d.fields), d.label) for i, d in enumerate(shown[:limit])]
-    return prepare(loaded, definition, language, items, answers, num_fewshot=num_fewshot)
+    return prepare(
+        loaded, definition, language, items, EvalTask(task=definition.name, answers=answers, num_fewshot=num_fewshot)
+    )
 
 
 def _scores(frame):

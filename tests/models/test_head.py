@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from glotlift.models import head
-from glotlift.models.head import base_model, head_logits, head_scores, language_model_head
+from glotlift.models.anatomy import base_model
+from glotlift.models.head import head_logits, head_scores, language_model_head
 from glotlift.models.linear import fast_linear
 from tests.conftest import FAMILIES
 

@@ -7,18 +7,24 @@ from glotlift.data.questions import read_pairs
 from glotlift.tasks.load import load_task
 from glotlift.training.estimate import estimate
 from glotlift.training.rows import tokenize_pairs
+from glotlift.training.settings import TrainSettings
 
 SETTINGS = {
     "method": "lora", "rank": 4, "target_modules": "all-linear", "quantization": "none", "batch_size": 4,
-    "micro_batch_size": 2, "gradient_checkpointing": False, "dtype": torch.float32, "device": torch.device("cpu"),
+    "micro_batch_size": 2, "gradient_checkpointing": False,
 }  # fmt: skip
 
 
 @pytest.fixture
 def estimated(tiny, tiny_folder):
     pairs = read_pairs(load_task("sentiment"), "sample", ("de", "zh"), limit=6)
-    rows = tokenize_pairs(tiny("llama").tokenizer, pairs, max_length=1024)
-    return rows, lambda **changes: estimate(str(tiny_folder), rows, **{**SETTINGS, **changes})
+    rows = tokenize_pairs(tiny("llama").tokenizer, pairs, TrainSettings())
+
+    def make(dtype=torch.float32, **changes):
+        settings = TrainSettings(**{**SETTINGS, **changes})
+        return estimate(str(tiny_folder), rows, settings, dtype=dtype, device=torch.device("cpu"))
+
+    return rows, make
 
 
 def test_counts_are_those_of_model_and_rows(tiny, estimated):

@@ -18,6 +18,7 @@ from glotlift.tasks.load import load_task
 from glotlift.training import merge as module
 from glotlift.training.merge import merge_adapter, merge_tolerance
 from glotlift.training.rows import IGNORED, tokenize_pairs
+from glotlift.training.settings import TrainSettings
 from tests.conftest import FAMILIES
 
 TIED = LlamaConfig(**{**FAMILIES["llama"].to_dict(), "tie_word_embeddings": True})
@@ -71,12 +72,12 @@ def adapter(tmp_path, base):
 
 
 def merged(base, adapter, folder, pairs, **options):
-    return merge_adapter(str(base), str(adapter), folder, pairs, **options)
+    return merge_adapter(str(base), str(adapter), folder, pairs, TrainSettings(), **options)
 
 
 def plain_logits(model, folder, pairs):
     """Return logits that predict target tokens, and these. *Shapes:* (targets, vocabulary), (targets,)."""
-    rows = tokenize_pairs(AutoTokenizer.from_pretrained(folder), pairs, max_length=1024)
+    rows = tokenize_pairs(AutoTokenizer.from_pretrained(folder), pairs, TrainSettings())
     logits, tokens = [], []
     with torch.inference_mode():
         for row in rows:
@@ -134,7 +135,7 @@ def test_accuracy_is_the_share_of_target_tokens_that_are_right(tmp_path, base, a
     """Random models get nearly nothing right, so here the targets are what the adapter finds most likely."""
     logits, _ = adapter_logits(base, adapter, pairs)
     likely = iter(logits.argmax(-1).tolist())
-    rows = tokenize_pairs(AutoTokenizer.from_pretrained(base), pairs, max_length=1024)
+    rows = tokenize_pairs(AutoTokenizer.from_pretrained(base), pairs, TrainSettings())
     told = [replace(row, labels=[IGNORED if n == IGNORED else next(likely) for n in row.labels]) for row in rows]
     monkeypatch.setattr(module, "tokenize_pairs", lambda *_arguments, **_options: told)
     certificate = merged(base, adapter, tmp_path / "merged", pairs, dtype="bfloat16")
@@ -266,7 +267,7 @@ def test_the_tolerance_follows_from_the_dtype():
 
 def test_pairs_longer_than_allowed_are_cut(tmp_path, base, adapter, pairs):
     whole = merged(base, adapter, tmp_path / "merged", pairs)
-    rows = tokenize_pairs(AutoTokenizer.from_pretrained(base), pairs, max_length=1024)
+    rows = tokenize_pairs(AutoTokenizer.from_pretrained(base), pairs, TrainSettings())
     most = max(len(row.input_ids) for row in rows)
     cut = merged(base, adapter, tmp_path / "merged", pairs, max_length=most - 5)
     assert whole["n_targets"] - 5 * len(rows) <= cut["n_targets"] <= whole["n_targets"] - 5

@@ -11,12 +11,13 @@ from glotlift.training import objective
 from glotlift.training.head_loss import can_stream
 from glotlift.training.objective import Collator, target_loss
 from glotlift.training.rows import tokenize_pairs
+from glotlift.training.settings import TrainSettings
 from tests.conftest import FAMILIES, random_model
 
 
 def _rows(loaded, n=6):
     pairs = read_pairs(load_task("sentiment"), "sample", ("de", "zh"), limit=n // 2)
-    return tokenize_pairs(loaded.tokenizer, pairs, max_length=1024)
+    return tokenize_pairs(loaded.tokenizer, pairs, TrainSettings())
 
 
 def _tuned(family):

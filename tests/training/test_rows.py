@@ -8,6 +8,7 @@ from glotlift.data.questions import QuestionPair, read_pairs
 from glotlift.errors import DataError, ModelError
 from glotlift.tasks.load import load_task
 from glotlift.training.rows import IGNORED, inspect_rows, tokenize_pairs
+from glotlift.training.settings import TrainSettings
 
 CHAT = (
     "<s>{% for m in messages %}{{ '[' + m['role'] + '] ' + m['content'] + '</s>\n' }}{% endfor %}"
@@ -26,7 +27,7 @@ def _learned(row):
 def test_a_pair_is_read_up_to_the_target_and_the_target_is_learned_with_its_end(tiny):
     tokenizer = tiny("llama").tokenizer
     (pair,) = _pairs(1, ("de",))
-    (row,) = tokenize_pairs(tokenizer, [pair], max_length=1024)
+    (row,) = tokenize_pairs(tokenizer, [pair], TrainSettings())
     learned = _learned(row)
     assert learned[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(learned[:-1]).strip() == pair.target.strip()
@@ -40,7 +41,7 @@ def test_a_pair_is_read_up_to_the_target_and_the_target_is_learned_with_its_end(
 def test_alpaca_puts_the_pair_between_its_headings(tiny):
     tokenizer = tiny("llama").tokenizer
     (pair,) = _pairs(1, ("de",))
-    (row,) = tokenize_pairs(tokenizer, [pair], max_length=1024, prompt_format="alpaca")
+    (row,) = tokenize_pairs(tokenizer, [pair], TrainSettings(prompt_format="alpaca"))
     n_read = len(row.input_ids) - row.n_targets
     prompt = tokenizer.decode(row.input_ids[1:n_read])
     assert f"### Instruction:\n{pair.input.rstrip()}\n\n### Response:\n" in prompt
@@ -51,7 +52,7 @@ def test_chat_learns_the_answer_and_the_end_of_its_turn(tiny):
     tokenizer = copy.deepcopy(tiny("llama").tokenizer)
     tokenizer.chat_template = CHAT
     (pair,) = _pairs(1, ("de",))
-    (row,) = tokenize_pairs(tokenizer, [pair], max_length=1024, prompt_format="chat")
+    (row,) = tokenize_pairs(tokenizer, [pair], TrainSettings(prompt_format="chat"))
     n_read = len(row.input_ids) - row.n_targets
     assert row.input_ids.count(tokenizer.bos_token_id) == 1
     assert tokenizer.decode(row.input_ids[:n_read]).endswith(f"[user] {pair.input.rstrip()}</s>\n[assistant] ")
@@ -60,14 +61,14 @@ def test_chat_learns_the_answer_and_the_end_of_its_turn(tiny):
 
 def test_chat_without_a_template_is_refused(tiny):
     with pytest.raises(ModelError, match="chat for a tokenizer without a chat template"):
-        tokenize_pairs(tiny("llama").tokenizer, _pairs(1), max_length=1024, prompt_format="chat")
+        tokenize_pairs(tiny("llama").tokenizer, _pairs(1), TrainSettings(prompt_format="chat"))
 
 
 def test_rows_that_cannot_be_trained_on_are_named_all_at_once(tiny):
     good = _pairs(1)
     empty = QuestionPair("de:e", "de", "en", good[0].input, " \n")
     with pytest.raises(DataError) as caught:
-        tokenize_pairs(tiny("llama").tokenizer, [*good, empty, good[0]], max_length=9)
+        tokenize_pairs(tiny("llama").tokenizer, [*good, empty, good[0]], TrainSettings(max_length=9))
     message = str(caught.value)
     assert "4 of 4 pairs" in message
     assert "row 1 (de:q001): got" in message
@@ -78,19 +79,19 @@ def test_rows_that_cannot_be_trained_on_are_named_all_at_once(tiny):
 def test_truncation_cuts_the_end_and_refuses_a_target_that_is_gone(tiny):
     tokenizer = tiny("llama").tokenizer
     pairs = _pairs(1, ("de",))
-    (whole,) = tokenize_pairs(tokenizer, pairs, max_length=1024)
+    (whole,) = tokenize_pairs(tokenizer, pairs, TrainSettings())
     n_read = len(whole.input_ids) - whole.n_targets
-    (cut,) = tokenize_pairs(tokenizer, pairs, max_length=n_read + 3, too_long="truncate")
+    (cut,) = tokenize_pairs(tokenizer, pairs, TrainSettings(max_length=n_read + 3, too_long="truncate"))
     assert cut.input_ids == whole.input_ids[: n_read + 3]
     assert (cut.n_targets, cut.n_cut) == (3, whole.n_targets - 3)
     with pytest.raises(DataError, match=r"row 1 \(de:q001\): .*nothing of the target is left"):
-        tokenize_pairs(tokenizer, pairs, max_length=n_read, too_long="truncate")
+        tokenize_pairs(tokenizer, pairs, TrainSettings(max_length=n_read, too_long="truncate"))
 
 
 def test_the_x_ray_shows_every_language(tiny):
     tokenizer = tiny("llama").tokenizer
     pairs = _pairs(3)
-    rows = tokenize_pairs(tokenizer, pairs, max_length=150, too_long="truncate")
+    rows = tokenize_pairs(tokenizer, pairs, TrainSettings(max_length=150, too_long="truncate"))
     found = inspect_rows(tokenizer, rows, n_shown=2)
     assert list(found) == ["de", "zh"]
     german = [row for row in rows if row.language == "de"]

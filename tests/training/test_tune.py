@@ -10,21 +10,23 @@ import torch
 from glotlift.data.questions import read_pairs
 from glotlift.errors import DataError, Interrupted, ModelError, RunError
 from glotlift.tasks.load import load_task
+from glotlift.training.settings import TrainSettings
 from glotlift.training.tune import last_checkpoint, tune
-from glotlift.training.watch import Watch
+from glotlift.training.watch import Probe, Watch
 from tests.conftest import random_model
 
 SETTINGS = {
     "rank": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear", "learning_rate": 2e-3, "scheduler": "cosine",
     "warmup_fraction": 0.1, "weight_decay": 0.0, "max_grad_norm": 1.0, "epochs": 1.0, "batch_size": 8,
-    "micro_batch_size": 4, "max_length": 1024, "save_steps": 2, "seed": 3,
+    "micro_batch_size": 4, "max_length": 1024, "save_steps": 2,
 }  # fmt: skip
 
 
-def _tune(tiny, folder, n=24, **changes):
+def _tune(tiny, folder, n=24, probe=None, **changes):
     loaded = dataclasses.replace(tiny("llama"), model=random_model("llama"))
     pairs = read_pairs(load_task("sentiment"), "sample", ("de", "zh"), limit=n // 2)
-    return tune(loaded, pairs, pairs[:4], folder, **{**SETTINGS, **changes})
+    settings = TrainSettings(**{**SETTINGS, **changes})
+    return tune(loaded, pairs, pairs[:4], folder, settings, seed=3, probe=probe)
 
 
 def _weights(model):
@@ -150,7 +152,7 @@ def test_a_probe_stops_training_and_the_best_weights_are_kept(tiny, tmp_path):
         seen.append(_weights(model))
         return next(scores)
 
-    model, history = _tune(tiny, tmp_path, n=64, probe=probe, probe_steps=1, patience=2)
+    model, history = _tune(tiny, tmp_path, n=64, probe=Probe(probe, steps=1, patience=2))
     assert history["probes"] == [{"step": n + 1, "score": s} for n, s in enumerate((0.5, 0.8, 0.7, 0.6))]
     got = _weights(model)
     assert all(torch.equal(got[name], seen[1][name]) for name in got)
@@ -164,7 +166,7 @@ def test_probes_are_remembered_over_a_stop(tiny, tmp_path, monkeypatch):
     def probe(_model):
         return scores[next(steps)]
 
-    settings = {"n": 64, "probe": probe, "probe_steps": 1, "patience": 2}
+    settings = {"n": 64, "probe": Probe(probe, steps=1, patience=2)}
     on_step_end = Watch.on_step_end
 
     def killed(self, args, state, control, **kwargs):
@@ -206,7 +208,7 @@ def test_a_loss_that_explodes_stops_with_its_step_and_rows(tiny, tmp_path):
     pairs = read_pairs(load_task("sentiment"), "sample", ("de", "zh"), limit=4)
     expected = r"training loss is [\d.]+ at step 1, expected at most 12.8 .*; rows (zh|de):q00.*no checkpoint yet"
     with pytest.raises(RunError, match=expected):
-        tune(loaded, pairs, [], tmp_path, **SETTINGS)
+        tune(loaded, pairs, [], tmp_path, TrainSettings(**SETTINGS), seed=3)
 
 
 def test_unknown_target_modules_are_refused(tiny, tmp_path):

@@ -20,14 +20,15 @@ import torch
 from glotlift.errors import ModelError, RunError
 from glotlift.explanation.geometry import N_PERMUTATIONS, PooledStates, write_geometry, write_states
 from glotlift.explanation.lens import TokenSets, coverage_metadata, lens_frame, read_layers, token_sets
-from glotlift.models.forward import TOKEN_BUDGET, Row, run
+from glotlift.models.forward import run
 from glotlift.models.load import LoadedModel, digest
+from glotlift.models.packing import TOKEN_BUDGET, Row
 from glotlift.runs import parquet_metadata, write_parquet
 from glotlift.tasks.task import AnswerSet, Item
 
 
 class Questions(Protocol):
-    """Items of a task in one language, as tokens; `glotlift.evaluation.predict.Prompts` is one."""
+    """Items of a task in one language, as tokens; `glotlift.evaluation.prompts.Prompts` is one."""
 
     @property
     def items(self) -> Sequence[Item]:

@@ -34,8 +34,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from glotlift.errors import ModelError, RunError
-from glotlift.models.forward import decoder_layers
-from glotlift.models.head import base_model
+from glotlift.models.anatomy import base_model, decoder_layers
 from glotlift.models.labels import prefix_tokens
 from glotlift.runs import read_parquet
 

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from glotlift.errors import ModelError
+from glotlift.models.anatomy import base_model
 from glotlift.models.linear import product
 
 _TILE = {"cpu": 2**20}
@@ -24,11 +24,6 @@ _TILE = {"cpu": 2**20}
 
 _TILE_ELSEWHERE = 2**26
 """Logits of a tile on other devices, where few large products are better than many small ones."""
-
-
-def base_model(model: nn.Module) -> PreTrainedModel:
-    """Return the transformers model inside a peft model, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # pyright: ignore
 
 
 def language_model_head(model: nn.Module) -> nn.Module:

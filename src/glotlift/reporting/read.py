@@ -99,7 +99,7 @@ def read_run(path: Path) -> RunFiles:
         path=path,
         recipe=content if isinstance(content, dict) else {},
         recipe_text=_as_text(content) if content else "",
-        stages=_read_json(path / "manifest.json").get("stages", {}),
+        stages=_stages(path / "manifest.json"),
         scores=_read_json(path / "scores.json").get("glotlift", {}),
         history=_read_json(path / "adapter" / "history.json"),
         certificate=_read_json(path / "merge.json") or _read_json(path / "merged" / "merge.json"),
@@ -109,6 +109,11 @@ def read_run(path: Path) -> RunFiles:
         explained=_read_geometry(path / "geometry", "explained.parquet", _EXPLAINED),
         correlation=_read_geometry(path / "geometry", "correlation.parquet", _CORRELATION),
     )
+
+
+def _stages(manifest: Path) -> dict[str, dict[str, Any]]:
+    """Return what the manifest says of the stages that a report tells of: all but its own."""
+    return {name: entry for name, entry in _read_json(manifest).get("stages", {}).items() if name != "report"}
 
 
 def _as_text(recipe: Any) -> str:

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from glotlift.models.head import language_model_head
 from glotlift.models.linear import product
 from glotlift.training.rows import TokenRow
+from glotlift.training.settings import TrainSettings
 
 _SHARE = 0.6
 """Share of the rate of a large matrix product that training reaches; measured on the demo model, see docs/LOG.md."""
@@ -73,31 +74,14 @@ class Estimate:
 
 
 def estimate(
-    source: str,
-    in_order: Sequence[TokenRow],
-    *,
-    method: str,
-    rank: int,
-    target_modules: str | Sequence[str],
-    quantization: str,
-    batch_size: int,
-    micro_batch_size: int,
-    gradient_checkpointing: bool,
-    dtype: torch.dtype,
-    device: torch.device,
+    source: str, in_order: Sequence[TokenRow], settings: TrainSettings, *, dtype: torch.dtype, device: torch.device
 ) -> Estimate:
     """Return what training will take; the model is built without weights.
 
     Args:
         source: what transformers loads, see `glotlift.models.load.model_source`.
         in_order: the rows of all steps, see `glotlift.training.order.step_order`.
-        method: see `glotlift.training.tune.tune`, as for the following.
-        rank: see there.
-        target_modules: see there.
-        quantization: see there.
-        batch_size: see there.
-        micro_batch_size: see there.
-        gradient_checkpointing: see there.
+        settings: of training.
         dtype: of the weights.
         device: that trains.
     """
@@ -111,26 +95,24 @@ def estimate(
     in_head = sum(p.numel() for p in head.parameters())
     parameters = sum(p.numel() for p in model.parameters())
     tokens, targets = sum(len(row.input_ids) for row in in_order), sum(row.n_targets for row in in_order)
+    is_full = settings.method == "full"
     # forward, gradient of the inputs, with all weights tuned theirs too, and forward once more
-    passes = 2 + 2 + (2 if method == "full" else 0) + (2 if gradient_checkpointing else 0)
+    passes = 2 + 2 + (2 if is_full else 0) + (2 if settings.gradient_checkpointing else 0)
     keys = 4 * text.hidden_size * text.num_hidden_layers * sum(len(row.input_ids) ** 2 for row in in_order) * passes / 4
     operations = passes * in_blocks * tokens + 4 * in_head * targets + keys
-    trained = (
-        parameters
-        if method == "full"
-        else rank * sum(sum(m.weight.shape) for m in _chosen(model, head, target_modules))
-    )
-    longest = max(len(row.input_ids) for row in in_order) * micro_batch_size
-    kept = 1 if gradient_checkpointing else _KEPT + 4 * text.intermediate_size / text.hidden_size
+    chosen = [] if is_full else _chosen(model, head, settings.target_modules)
+    trained = parameters if is_full else settings.rank * sum(sum(m.weight.shape) for m in chosen)
+    longest = max(len(row.input_ids) for row in in_order) * settings.micro_batch_size
+    kept = 1 if settings.gradient_checkpointing else _KEPT + 4 * text.intermediate_size / text.hidden_size
     width = torch.empty(0, dtype=dtype).element_size()
     return Estimate(
         parameters,
-        len(in_order) // batch_size,
+        len(in_order) // settings.batch_size,
         tokens,
         targets,
         operations,
         operations / (_rate(dtype, device) * _SHARE),
-        int(parameters * (0.6 if quantization == "4bit" else width)),
+        int(parameters * (0.6 if settings.quantization == "4bit" else width)),
         int(longest * text.num_hidden_layers * text.hidden_size * kept * width),
         int(trained * 16),
     )

@@ -32,11 +32,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from glotlift.data.questions import QuestionPair
 from glotlift.errors import DataError, ModelError, RunError, one_of
-from glotlift.models.head import base_model, final_states, head_logits, language_model_head
+from glotlift.models.anatomy import base_model
+from glotlift.models.head import final_states, head_logits, language_model_head
 from glotlift.models.linear import fast_linear
 from glotlift.models.load import DTYPES, load_model, load_tokenizer, model_source
 from glotlift.runs import write_folder
 from glotlift.training.rows import IGNORED, TokenRow, tokenize_pairs
+from glotlift.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +73,10 @@ def merge_adapter(
     adapter: str,
     target: Path,
     pairs: Sequence[QuestionPair],
+    settings: TrainSettings,
     *,
     dtype: str = "auto",
     device: str = "auto",
-    max_length: int = 1024,
-    prompt_format: str = "plain",
 ) -> dict[str, Any]:
     """Merge an adapter into its base, save the result, and certify it.
 
@@ -84,10 +85,9 @@ def merge_adapter(
         adapter: its adapter folder.
         target: folder for the merged model; it appears when it is whole and certified.
         pairs: held-out question pairs to compare adapter and merged model on.
+        settings: how the adapter read its pairs; what is longer than `max_length` is cut.
         dtype: of the saved weights; `auto` is what each tensor of the base is stored in, fp32 for a GGUF file.
         device: to merge and compare on; the CPU takes over where its memory is too small.
-        max_length: tokens of a pair; what is longer is cut.
-        prompt_format: as in `tokenize_pairs`.
 
     Returns:
         The certificate. Logits: `max_logit_difference` over the vocabulary at all target tokens, `tolerance` (see
@@ -106,7 +106,7 @@ def merge_adapter(
         raise DataError("got no question pairs to compare adapter and merged model on, expected at least one")
 
     def tokenize(tokenizer: PreTrainedTokenizerBase) -> list[TokenRow]:
-        return tokenize_pairs(tokenizer, pairs, max_length=max_length, prompt_format=prompt_format, too_long="truncate")
+        return tokenize_pairs(tokenizer, pairs, settings.model_copy(update={"too_long": "truncate"}))
 
     rows = tokenize(load_tokenizer(model))
     kind, kinds = _kinds(model, dtype)

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from glotlift.data.questions import QuestionPair
 from glotlift.errors import DataError, ModelError
 from glotlift.models.labels import continuations, encode
+from glotlift.training.settings import TrainSettings
 
 IGNORED = -100
 """Label of a token that is read and not learned."""
@@ -54,19 +55,15 @@ class TokenRow:
 def tokenize_pairs(
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[QuestionPair],
-    *,
-    max_length: int,
-    prompt_format: str = "plain",
-    too_long: str = "error",
+    settings: TrainSettings,
 ) -> list[TokenRow]:
     """Return pairs as token rows.
 
     Args:
         tokenizer: of the model.
         pairs: the pairs.
-        max_length: tokens a row may have.
-        prompt_format: one of `PROMPT_FORMATS`.
-        too_long: `error` refuses a longer row, `truncate` cuts its end off.
+        settings: `prompt_format`, one of `PROMPT_FORMATS`; `max_length`, tokens a row may have; `too_long`, `error`
+            refuses a longer row, `truncate` cuts its end off.
 
     Raises:
         DataError: a target is empty, is cut away whole, or a row is too long; all such rows are named.
@@ -74,6 +71,7 @@ def tokenize_pairs(
     """
     if not pairs:
         return []
+    prompt_format, max_length = settings.prompt_format, settings.max_length
     texts = [_texts(tokenizer, pair, prompt_format) for pair in pairs]
     special = prompt_format != "chat"  # a chat template writes the start token itself
     encoded = encode(tokenizer, [part for text in texts for part in (text[0], text[0] + text[1])], special=special)
@@ -87,7 +85,7 @@ def tokenize_pairs(
         row = TokenRow(
             pair.id, pair.language, tokens[:max_length], labels[:max_length], max(len(tokens) - max_length, 0)
         )
-        if fault := _fault(row, pair, len(tokens), max_length, too_long):
+        if fault := _fault(row, pair, len(tokens), max_length, settings.too_long):
             faults.append(f"row {index + 1} ({pair.id}): {fault}")
         rows.append(row)
     if faults:

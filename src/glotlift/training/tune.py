@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from glotlift.runs import saving
 from glotlift.training.objective import Collator, target_loss
 from glotlift.training.order import step_order
 from glotlift.training.rows import TokenRow, tokenize_pairs
+from glotlift.training.settings import TrainSettings
 from glotlift.training.watch import WHOLE, Probe, Watch, interruptible
 
 log = logging.getLogger("glotlift")
@@ -66,33 +67,10 @@ def tune(
     pairs: Sequence[QuestionPair],
     validation: Sequence[QuestionPair],
     checkpoints: Path,
+    settings: TrainSettings,
     *,
-    method: str = "lora",
-    rank: int = 16,
-    alpha: int = 32,
-    dropout: float = 0.0,
-    rslora: bool = False,
-    dora: bool = False,
-    quantization: str = "none",
-    target_modules: str | Sequence[str] = "all-linear",
-    prompt_format: str = "plain",
-    learning_rate: float = 2e-4,
-    scheduler: str = "cosine",
-    warmup_fraction: float = 0.1,
-    weight_decay: float = 0.0,
-    max_grad_norm: float = 1.0,
-    epochs: float = 1.0,
-    batch_size: int = 16,
-    micro_batch_size: int = 4,
-    max_length: int = 1024,
-    too_long: str = "error",
-    gradient_checkpointing: bool = False,
-    save_steps: int = 20,
-    report_to: Sequence[str] = (),
-    probe: Callable[[Any], float] | None = None,
-    probe_steps: int = 0,
-    patience: int = 3,
     seed: int = 0,
+    probe: Probe | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Train a model to translate questions back.
 
@@ -103,32 +81,9 @@ def tune(
         pairs: what is learned from.
         validation: pairs whose loss is measured at the end, a language at a time; may be empty.
         checkpoints: folder for checkpoints; training goes on from the last whole one in it.
-        method: `lora`, or `full` for all weights.
-        rank: rank of the LoRA update.
-        alpha: LoRA's scale; the update is multiplied by `alpha / rank`, with rsLoRA by `alpha / sqrt(rank)`.
-        dropout: on the input of LoRA's down projection.
-        rslora: rank-stabilized LoRA (arXiv 2312.03732).
-        dora: weight-decomposed LoRA (arXiv 2402.09353).
-        quantization: `4bit` where the model was loaded so (QLoRA, arXiv 2305.14314).
-        target_modules: names of linear layers, or `all-linear`.
-        prompt_format: see `glotlift.training.rows.PROMPT_FORMATS`.
-        learning_rate: peak of the schedule.
-        scheduler: its shape, one of transformers' names.
-        warmup_fraction: share of the steps that warm up.
-        weight_decay: AdamW's.
-        max_grad_norm: gradients are clipped to this norm.
-        epochs: passes over the pairs; rounded up to whole steps.
-        batch_size: pairs an optimizer step, of all processes together.
-        micro_batch_size: pairs a forward pass, at most a process's share of a step.
-        max_length: tokens a pair may have.
-        too_long: `error` or `truncate`, see `glotlift.training.rows.tokenize_pairs`.
-        gradient_checkpointing: compute activations again in the backward pass; less memory, more time.
-        save_steps: optimizer steps between checkpoints.
-        report_to: loggers of the Trainer: `tensorboard`, `wandb`, `mlflow`, `trackio`.
-        probe: function of the model in training -> a score, higher is better, see `glotlift.training.watch.Probe`.
-        probe_steps: optimizer steps between probes; 0 for none.
-        patience: probes without a better score after which training stops.
+        settings: of training; `quantization` says how the model was loaded.
         seed: of the LoRA weights, data order and dropout.
+        probe: a small evaluation between steps; None for none.
 
     Returns:
         The model, a peft model for LoRA, and a history: `log` (one entry a step: `step`, `loss` in nats a target token,
@@ -143,32 +98,22 @@ def tune(
     """
     if not pairs:
         raise DataError("got no question pairs to train on, expected at least one")
-    _check_loggers(report_to)
-    read = {"max_length": max_length, "prompt_format": prompt_format, "too_long": too_long}
-    rows = tokenize_pairs(loaded.tokenizer, pairs, **read)
-    held_out = tokenize_pairs(loaded.tokenizer, validation, **read)
-    order = step_order([len(row.input_ids) for row in rows], epochs=epochs, batch_size=batch_size, seed=seed)
-    model = loaded.model if method == "full" else _with_lora(
-        loaded, seed, quantization,
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, use_rslora=rslora, use_dora=dora,
-        target_modules=target_modules if isinstance(target_modules, str) else list(target_modules),
-    )  # fmt: skip
-    if gradient_checkpointing:
+    _check_loggers(settings.report_to)
+    rows = tokenize_pairs(loaded.tokenizer, pairs, settings)
+    held_out = tokenize_pairs(loaded.tokenizer, validation, settings)
+    lengths = [len(row.input_ids) for row in rows]
+    order = step_order(lengths, epochs=settings.epochs, batch_size=settings.batch_size, seed=seed)
+    in_order = [rows[index] for index in order]
+    model = loaded.model if settings.method == "full" else _with_lora(loaded, settings, seed)
+    if settings.gradient_checkpointing:
         enable = getattr(loaded.model, "activation_checkpointing_enable", loaded.model.gradient_checkpointing_enable)
         enable({"use_reentrant": False})
-    arguments = _arguments(
-        loaded, batch_size, micro_batch_size,
-        output_dir=str(checkpoints), learning_rate=learning_rate, lr_scheduler_type=scheduler,
-        warmup_steps=warmup_fraction, weight_decay=weight_decay, max_grad_norm=max_grad_norm, seed=seed,
-        save_steps=save_steps, report_to=list(report_to) or "none",
-    )  # fmt: skip
-    in_order = [rows[index] for index in order]
-    watch = Watch(checkpoints, in_order, batch_size, loaded.model.config.get_text_config().vocab_size,
-                  Probe(probe, probe_steps, patience) if probe is not None and probe_steps else None)  # fmt: skip
+    n_tokens = loaded.model.config.get_text_config().vocab_size
+    watch = Watch(checkpoints, in_order, settings.batch_size, n_tokens, probe)
     trainer = QuestionTrainer(
         watch,
         model=model,
-        args=arguments,
+        args=_arguments(loaded, checkpoints, settings, seed),
         train_dataset=in_order,
         data_collator=Collator(_padding(loaded)),  # pyright: ignore[reportArgumentType]
     )
@@ -176,7 +121,7 @@ def tune(
     with saving(checkpoints), fast_linear(model), interruptible(watch):
         trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
         watch.finish(model)
-        losses = _validation_loss(model, trainer, held_out, micro_batch_size)
+        losses = _validation_loss(model, trainer, held_out, settings.micro_batch_size)
     history = {
         "log": [entry for entry in trainer.state.log_history if "loss" in entry],
         "validation_loss": losses,
@@ -201,10 +146,19 @@ def last_checkpoint(folder: Path) -> str | None:
     return str(max(whole, key=lambda found: int(found.name.rsplit("-", 1)[1]))) if whole else None
 
 
-def _arguments(loaded: LoadedModel, batch_size: int, micro_batch_size: int, **settings: Any) -> TrainingArguments:
+def _arguments(loaded: LoadedModel, checkpoints: Path, settings: TrainSettings, seed: int) -> TrainingArguments:
     """Return what the Trainer is told; `batch_size` is cut into micro-batches and over the processes."""
     on_gpu = torch.cuda.is_available()
     arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.scheduler,
+        warmup_steps=settings.warmup_fraction,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        seed=seed,
+        save_steps=settings.save_steps,
+        report_to=list(settings.report_to) or "none",
         num_train_epochs=1,  # the rows are laid out for all passes, in order
         train_sampling_strategy="sequential",
         logging_steps=1,
@@ -218,11 +172,10 @@ def _arguments(loaded: LoadedModel, batch_size: int, micro_batch_size: int, **se
         use_cpu=not on_gpu,
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
-        **settings,
     )
-    share = _micro_batch(batch_size, micro_batch_size, arguments.world_size)
+    share = _micro_batch(settings.batch_size, settings.micro_batch_size, arguments.world_size)
     arguments.per_device_train_batch_size = share
-    arguments.gradient_accumulation_steps = batch_size // (share * arguments.world_size)
+    arguments.gradient_accumulation_steps = settings.batch_size // (share * arguments.world_size)
     return arguments
 
 
@@ -248,10 +201,20 @@ def _check_loggers(names: Sequence[str]) -> None:
             raise DataError(f"got train.report_to {name}, which is not installed; expected `pip install {name}`")
 
 
-def _with_lora(loaded: LoadedModel, seed: int, quantization: str, **settings: Any) -> Any:
-    is_transposed = any(isinstance(module, Conv1D) for module in loaded.model.modules())  # GPT-2
-    config = LoraConfig(task_type="CAUSAL_LM", fan_in_fan_out=is_transposed, **settings)
-    model = loaded.model if quantization == "none" else prepare_model_for_kbit_training(loaded.model)
+def _with_lora(loaded: LoadedModel, settings: TrainSettings, seed: int) -> Any:
+    targets = settings.target_modules
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        use_rslora=settings.rslora,
+        use_dora=settings.dora,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in loaded.model.modules()),  # GPT-2
+    )
+    is_whole = settings.quantization == "none"
+    model = loaded.model if is_whole else prepare_model_for_kbit_training(loaded.model)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:

@@ -1,0 +1,50 @@
+"""What commands print: tables of a run, one paragraph after the other."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from glotlift.processes import prints
+
+
+def finish(folder: Path) -> None:
+    """Print what a run found and where its report is; the first of several processes does."""
+    if not prints():
+        return
+    print_tables(json.loads((folder / "scores.json").read_text(encoding="utf-8")))
+    typer.echo(f"report: {folder / 'report.html'}")
+
+
+def print_tables(scores: dict[str, Any]) -> None:
+    """Print the tables and sentences of all test sets."""
+    from glotlift.reporting.across import grids, spreads
+    from glotlift.reporting.terminal import grid_table, result_table, spread_table
+
+    screen = console()
+    extras = scores.get("glotlift", {})
+    for key, entry in extras.get("tasks", {}).items():
+        found = [result_table(scores, key), entry["sentence"], entry.get("parts_sentence", "")]
+        print_paragraphs(screen, found)
+    for grid in grids(extras):
+        print_paragraphs(screen, [grid_table(grid), grid.sentence])
+    for spread in spreads(extras):
+        print_paragraphs(screen, [spread_table(spread), spread.sentence])
+
+
+def print_paragraphs(screen: Any, paragraphs: list[Any]) -> None:
+    """Print tables and texts that are not empty."""
+    for paragraph in filter(None, paragraphs):
+        screen.print(paragraph, markup=False, highlight=False)
+    screen.print()
+
+
+def console() -> Any:
+    """Return a console that does not fold tables where there is no terminal."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=160)

@@ -1,0 +1,176 @@
+"""The commands that do a stage of a run, or all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glotlift.cli.flags import (
+    Adapter,
+    Answers,
+    Device,
+    Dtype,
+    EvalModel,
+    Languages,
+    Limit,
+    Model,
+    NumFewshot,
+    OutputPath,
+    RecipePath,
+    RunPath,
+    Seed,
+    Settings,
+    Source,
+    given,
+    settings_of,
+)
+from glotlift.cli.output import console, finish, print_paragraphs, print_tables
+from glotlift.processes import prints
+
+DEMO_RECIPE = Path(__file__).parents[1] / "tasks" / "sample" / "demo.yaml"
+
+
+def demo(output_path: OutputPath = None) -> None:
+    """Do everything on a real small model and the bundled sample: a few minutes on a CPU."""
+    from glotlift.stages.run import run as run_recipe
+
+    finish(run_recipe(DEMO_RECIPE, output_path))
+
+
+def run(recipe: RecipePath, output_path: OutputPath = None, settings: Settings = None) -> None:
+    """Do every stage of a recipe into a run folder; started again, go on where it stopped."""
+    from glotlift.stages.run import run as run_recipe
+
+    finish(run_recipe(recipe, output_path, settings=settings or ()))
+
+
+def train(
+    recipe: RecipePath,
+    output_path: OutputPath = None,
+    settings: Settings = None,
+    inspect: Annotated[
+        bool, typer.Option("--inspect", help="Show what is read and learned, a language at a time; train nothing.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what training would take in time and memory; train nothing.")
+    ] = False,
+) -> None:
+    """Tune the model of a recipe on its question pairs."""
+    from glotlift.stages.train import inspect_training
+    from glotlift.stages.train import train as train_recipe
+
+    if not inspect and not dry_run:
+        adapter = train_recipe(recipe, output_path, settings=settings or ())
+        if prints():
+            typer.echo(adapter)
+        return
+    found = inspect_training(recipe, settings=settings or ())
+    if inspect:
+        from glotlift.reporting.terminal import inspection
+
+        print_paragraphs(console(), inspection(found["languages"], found["audit"]))
+    typer.echo(found["estimate"].sentence())
+
+
+def merge(run_path: RunPath) -> None:
+    """Merge the adapter of a run into a plain model folder."""
+    from glotlift.stages.merge import merge as merge_run
+
+    typer.echo(merge_run(run_path))
+
+
+def evaluate(
+    context: typer.Context,
+    model: EvalModel = None,
+    adapter: Adapter = None,
+    tasks: Annotated[str | None, given("--tasks", "Names or files, separated by commas.", "sentiment")] = None,
+    languages: Languages = None,
+    source: Source = None,
+    answers: Answers = None,
+    answer_languages: Annotated[
+        str | None, given("--answer-languages", "Grid of prompt language x answer language: codes or `all`.")
+    ] = None,
+    scoring: Annotated[str | None, given("--scoring", "sequence, prefix-mass or first-token.", "sequence")] = None,
+    calibration: Annotated[str | None, given("--calibration", "none, contextual or batch.", "none")] = None,
+    closing_quote: Annotated[bool | None, given("--closing-quote", "Score the quote behind the word.")] = None,
+    apply_chat_template: Annotated[
+        bool | None, given("--apply-chat-template", "Write prompts with the model's chat template.")
+    ] = None,
+    limit: Limit = None,
+    num_fewshot: NumFewshot = None,
+    demo_seeds: Annotated[
+        int | None, given("--demo-seeds", "Draw so many demonstration sets and report the spread.", "0")
+    ] = None,
+    output_path: Annotated[Path, typer.Option("--output-path", "-o", help="Folder for predictions and scores.")] = Path(
+        "runs/eval"
+    ),
+    log_samples: Annotated[bool | None, given("--log-samples", "Write samples_*.jsonl.")] = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    batch_size: Annotated[str | None, given("--batch-size", "Items of a batch, or `auto`.", "auto")] = None,
+    token_budget: Annotated[int | None, given("--token-budget", "Tokens of a batch.", "1024")] = None,
+    prefix_cache: Annotated[
+        bool | None, given("--prefix-cache/--no-prefix-cache", "Run what all prompts share once.", "prefix-cache")
+    ] = None,
+    num_concurrent: Annotated[int | None, given("--num-concurrent", "Of a server: requests at once.", "8")] = None,
+    max_retries: Annotated[int | None, given("--max-retries", "Of a server: further attempts.", "5")] = None,
+    requests_per_second: Annotated[
+        float | None, given("--requests-per-second", "Of a server: at most so many.")
+    ] = None,
+    timeout: Annotated[float | None, given("--timeout", "Of a server: seconds to wait for an answer.", "60.0")] = None,
+    seed: Seed = None,
+) -> None:
+    """Evaluate a model by constrained decoding; with --adapter, base and tuned in one load."""
+    from glotlift.evaluation.settings import Evaluation
+    from glotlift.stages.evaluate import evaluate as evaluate_model
+
+    if scores := evaluate_model(settings_of(Evaluation, context), output_path=output_path):
+        print_tables(scores)  # the first of several processes does
+        typer.echo(f"{output_path / 'scores.json'}")
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A folder of prediction files.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one, of the same items.")],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstraps.")] = 0,
+) -> None:
+    """Compare two evaluations of the same items with paired statistics."""
+    from glotlift.reporting.terminal import change_table
+    from glotlift.stages.compare import compare as compare_folders
+
+    screen = console()
+    screen.print(change_table(compare_folders(a, b, seed=seed)))
+    legend = "change in points, in colour where clear of zero; groups: means over as many languages as in brackets"
+    screen.print(f"A: {a}; B: {b}; {legend}.", markup=False, highlight=False)
+
+
+def explain(
+    context: typer.Context,
+    model: Model = None,
+    adapter: Adapter = None,
+    task: Annotated[str | None, given("--task", "Name or file.", "sentiment")] = None,
+    languages: Languages = None,
+    source: Source = None,
+    answers: Annotated[str | None, given("--answers", "Answer words of the demonstrations.", "own")] = None,
+    limit: Annotated[int | None, given("--limit", "Items a language.", "100")] = None,
+    output_path: Annotated[Path, typer.Option("--output-path", "-o", help="Folder for lens/ and geometry/.")] = Path(
+        "runs/explain"
+    ),
+    dtype: Dtype = None,
+    device: Device = None,
+    seed: Seed = None,
+) -> None:
+    """Look inside a model: logit lens and cross-lingual geometry."""
+    from glotlift.explanation.settings import Explanation
+    from glotlift.stages.explain import explain as explain_model
+
+    typer.echo(explain_model(settings_of(Explanation, context), output_path=output_path))
+
+
+def report(run_path: RunPath) -> None:
+    """Write the figures, the HTML page and the model card of a run."""
+    from glotlift.stages.report import report as report_run
+
+    finish(report_run(run_path))

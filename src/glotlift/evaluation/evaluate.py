@@ -1,0 +1,146 @@
+"""All test sets of an evaluation: predictions of every variant and language, then the scores.
+
+Enters: a loaded model or a server, and test sets. Leaves: `predictions/` and `scores.json` in the run folder. Processes
+of a job share the items; the first writes what they found.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from glotlift.evaluation.predict import PredictionFile, prediction_fingerprint, score_batches, server_batches
+from glotlift.evaluation.prompts import Prompts, prepare, prepare_texts
+from glotlift.evaluation.samples import write_samples
+from glotlift.evaluation.scores import build_scores, read_predictions
+from glotlift.evaluation.settings import EvalSettings
+from glotlift.evaluation.test_sets import TestSet
+from glotlift.models.labels import audit_labels
+from glotlift.models.load import LoadedModel
+from glotlift.models.server import Server
+from glotlift.processes import Processes, processes
+from glotlift.progress import track
+from glotlift.runs import write_json
+
+log = logging.getLogger("glotlift")
+
+
+def evaluate_test_sets(
+    engine: LoadedModel | Server,
+    test_sets: Mapping[str, TestSet],
+    settings: EvalSettings,
+    folder: Path,
+    *,
+    adapter: Path | None = None,
+    seed: int = 0,
+    prefix_cache: bool = True,
+    log_samples: bool = False,
+) -> dict[str, Any]:
+    """Predict with every variant of a model; write predictions and scores.
+
+    Args:
+        engine: the model, or the server.
+        test_sets: name -> test set, see `glotlift.evaluation.test_sets.read_test_sets`.
+        settings: how they are scored.
+        folder: the run folder.
+        adapter: folder of the model's adapter, whose history says what it was tuned on; None for none.
+        seed: of the bootstraps.
+        prefix_cache: False runs every prompt whole and alone.
+        log_samples: write samples as lm-evaluation-harness does.
+
+    Returns:
+        The content of `scores.json`; empty where this is not the first process of a job.
+    """
+    group = processes()
+    predictions = []
+    for test_set in test_sets.values():
+        prompts = _prompts(engine, test_set)
+        for variant in engine.variants:
+            _predict(engine, variant, test_set, prompts, settings, folder, prefix_cache, group)
+        if group.is_first:
+            predictions.append(read_predictions(folder, test_set.key, engine.variants, list(prompts)))
+            for each in prompts.values() if log_samples else ():
+                write_samples(folder, test_set.key, each, predictions[-1])
+    if not group.is_first:
+        return {}
+    seen, pivot = tuned_on(adapter)
+    config = {"tasks": [entry.model_dump(mode="json") for entry in settings.tasks], "random_seed": seed}
+    scores = build_scores(predictions, model=engine.name, config=config, seen=seen, pivot=pivot, seed=seed)
+    _warn_of_collapse(scores["glotlift"]["tasks"])
+    write_json(folder / "scores.json", scores)
+    return scores
+
+
+def tuned_on(adapter: Path | None) -> tuple[list[str], str]:
+    """Return the languages an adapter was tuned on and what it translates into, as far as training left word of it."""
+    history = adapter / "history.json" if adapter else None
+    if history is None or not history.is_file():
+        return [], "en"
+    content = json.loads(history.read_text(encoding="utf-8"))
+    return content["seen"], content["pivot"]
+
+
+def _predict(
+    engine: LoadedModel | Server,
+    variant: str,
+    test_set: TestSet,
+    prompts: Mapping[str, Prompts],
+    settings: EvalSettings,
+    folder: Path,
+    prefix_cache: bool,
+    group: Processes,
+) -> None:
+    """Score a test set in all its languages with a variant of the model."""
+    weights = engine.variant_fingerprint(variant)
+    entry = test_set.settings
+    about = {"task": test_set.key, "model": engine.name, "answers": entry.answers, "demo_seed": entry.demo_seed}
+    files = [
+        PredictionFile(
+            folder / "predictions" / variant / test_set.key / f"{code}.parquet",
+            each, prediction_fingerprint(weights, each, prefix_cache=prefix_cache),
+            scoring=settings.scoring, calibration=settings.calibration,
+            metadata={**about, "variant": variant}, process=group.index,
+        )
+        for code, each in prompts.items()
+    ]  # fmt: skip
+    total = sum(len(each.items) for each in prompts.values())
+    with track(f"eval {test_set.key}, {variant}", total, "items") as advance:
+        for number, (file, each) in enumerate(zip(files, prompts.values(), strict=True)):
+            share = {"process": group.index + number, "n_processes": group.count}
+            if isinstance(engine, LoadedModel):
+                batches = partial(
+                    score_batches, engine, each, variant, token_budget=settings.token_budget,
+                    batch_size=None if settings.batch_size == "auto" else settings.batch_size,
+                    prefix_cache=prefix_cache, **share,
+                )  # fmt: skip
+            else:
+                batches = partial(server_batches, engine, each, **share)
+            file.score(batches, advance)
+            if group.count == 1:
+                file.finish()
+    group.wait()
+    for file in files if group.count > 1 and group.is_first else ():
+        file.finish()
+
+
+def _prompts(engine: LoadedModel | Server, test_set: TestSet) -> dict[str, Prompts]:
+    """Return the prompts of a test set, a language each; a local model's label words are audited on the way."""
+    task, entry = test_set.task, test_set.settings
+    if not isinstance(engine, LoadedModel):
+        return {code: prepare_texts(task, code, items, entry) for code, items in test_set.items.items()}
+    for code in test_set.items:
+        for finding in audit_labels(engine.tokenizer, task, code, entry.answers, closing=entry.closing_quote):
+            log.warning("label audit: %s, %s: %s", test_set.key, finding.language, finding.message)
+    return {code: prepare(engine, task, code, items, entry) for code, items in test_set.items.items()}
+
+
+def _warn_of_collapse(tasks: Mapping[str, Any]) -> None:
+    for key, task in tasks.items():
+        for variant, languages in task["collapsed"].items():
+            if languages:
+                listed = ", ".join(f"{code} ({label})" for code, label in languages.items())
+                log.warning("collapsed: %s, %s: all predictions are one label in %s", key, variant, listed)

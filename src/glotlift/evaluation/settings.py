@@ -1,0 +1,109 @@
+"""Settings of evaluation: the part `eval` of a recipe, and what `glotlift eval` asks for.
+
+Enters: what a person wrote. Leaves: test sets (`EvalTask`), how all of them are scored (`EvalSettings`), and the short
+form in which the command line and `glotlift.evaluate` ask for both (`Evaluation`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from glotlift.fields import Codes, Count, Location, Names, Natural, default_of
+from glotlift.languages import resolve
+from glotlift.models.settings import ModelSettings, ServerSettings
+from glotlift.schema import Frozen
+
+Scoring = Literal["sequence", "prefix-mass", "first-token"]
+"""Which scores decide, see `glotlift.evaluation.predict`."""
+
+Calibration = Literal["none", "contextual", "batch"]
+"""What is taken off them first, see `glotlift.evaluation.metrics.decide`."""
+
+
+class EvalTask(Frozen):
+    """A test set. `name` is what it is called in results; by default the task's name.
+
+    `source` is where its rows are: by default what the task file says under `data`, else the bundled sample.
+    `closing_quote` scores the quote behind an answer word too; `demo_seed` draws the demonstrations from the pool.
+    """
+
+    task: Location
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]+$")
+    source: Location | None = None
+    answers: str = "own"
+    languages: Codes | None = None
+    limit: Count | None = None
+    num_fewshot: Natural | None = None
+    demo_seed: Natural | None = None
+    closing_quote: bool = False
+    apply_chat_template: bool = False
+    gold: str | None = None
+    columns: dict[str, str] = {}
+
+    @property
+    def key(self) -> str:
+        """What the test set is called in results."""
+        return self.name or Path(self.task).stem
+
+
+class EvalSettings(Frozen):
+    """Constrained decoding in many languages. `scoring` and `calibration` decide; all others are stored beside it."""
+
+    tasks: tuple[EvalTask, ...] = Field(min_length=1)
+    languages: Codes = resolve("all")
+    scoring: Scoring = "sequence"
+    calibration: Calibration = "none"
+    token_budget: Count = 1024
+    batch_size: Count | Literal["auto"] = "auto"
+
+    @model_validator(mode="after")
+    def _distinct(self) -> EvalSettings:
+        keys = [task.key for task in self.tasks]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"tasks: got the names {', '.join(keys)}, expected distinct ones; give one a `name`")
+        return self
+
+
+class Evaluation(ModelSettings, ServerSettings):
+    """What `glotlift eval` evaluates: a model on every combination of tasks, answer sets and demonstration draws.
+
+    Attributes:
+        tasks: names of bundled tasks or paths of task files.
+        languages: codes, or `all` for those the task has prompts in.
+        source: where the test rows are, see `glotlift.data.read`; by default what the task file says, else the sample.
+        answers: answer sets; with several, each makes a test set `<task>.<answers>` of its own.
+        answer_languages: codes, or `all`: in place of `answers`, the grid of prompt language x answer language.
+        scoring: `sequence`, `prefix-mass` or `first-token`; the others are stored beside it.
+        calibration: `none`, `contextual` or `batch`; accuracies under the others are stored beside it.
+        closing_quote: score the quote behind the answer word too.
+        apply_chat_template: write prompts with the model's chat template.
+        limit: items a language.
+        num_fewshot: demonstrations a prompt; as many as the task file shows by default.
+        demo_seeds: draw so many sets of demonstrations, each a test set of its own, and report the spread.
+        token_budget: tokens of a batch.
+        batch_size: items of a batch; `auto` for as many as the budget allows.
+        prefix_cache: False runs every prompt whole and alone.
+        log_samples: write `samples_<task>_<language>.jsonl`, as lm-evaluation-harness does.
+        seed: of the bootstraps, and the first of the demonstration draws.
+    """
+
+    tasks: Names = ("sentiment",)
+    languages: Codes = default_of(EvalSettings, "languages")
+    source: Location | None = default_of(EvalTask, "source")
+    answers: Names = (default_of(EvalTask, "answers"),)
+    answer_languages: Codes = ()
+    scoring: Scoring = default_of(EvalSettings, "scoring")
+    calibration: Calibration = default_of(EvalSettings, "calibration")
+    closing_quote: bool = default_of(EvalTask, "closing_quote")
+    apply_chat_template: bool = default_of(EvalTask, "apply_chat_template")
+    limit: Count | None = default_of(EvalTask, "limit")
+    num_fewshot: Natural | None = default_of(EvalTask, "num_fewshot")
+    demo_seeds: Natural = 0
+    token_budget: Count = default_of(EvalSettings, "token_budget")
+    batch_size: Count | Literal["auto"] = default_of(EvalSettings, "batch_size")
+    prefix_cache: bool = True
+    log_samples: bool = False
+    seed: Natural = 0

@@ -1,0 +1,89 @@
+"""Stage `data`: the question pairs of a recipe, and their audit.
+
+Reads: the questions that `data` of the recipe names, and the test items of `eval`, which the audit looks for in them.
+Writes: `data/pairs.jsonl`, `data/audit.json`. Fingerprint: all pairs and all test items.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from glotlift.data.audit import audit_pairs
+from glotlift.data.questions import QuestionPair, balance_pairs, dump_pairs, load_pairs, pivot, read_pairs
+from glotlift.evaluation.test_sets import TestSet, contents
+from glotlift.recipe import Recipe
+from glotlift.runs import write_json, write_text
+from glotlift.stages.stage import OpenRun, Stage, open_run, walk
+from glotlift.tasks.load import load_task
+
+log = logging.getLogger("glotlift")
+
+PAIRS = "data/pairs.jsonl"
+AUDIT = "data/audit.json"
+
+
+def build_data(recipe: Recipe | str | Path, output_path: str | Path | None = None) -> Path:
+    """Build the question pairs of a recipe and audit them; return `data/pairs.jsonl`."""
+    run = open_run(recipe, output_path)
+    walk(run, DATA)
+    return run.path / PAIRS
+
+
+def question_pairs(recipe: Recipe) -> list[QuestionPair]:
+    """Return the question pairs of a recipe.
+
+    Raises:
+        UserError: the task has no prompts in a language, or the questions are at fault.
+    """
+    settings = recipe.data
+    task = load_task(settings.task)
+    for code in (*settings.languages, pivot(settings.direction)):
+        task.pack(code)
+    pairs = read_pairs(
+        task, settings.source, settings.languages,
+        direction=settings.direction, limit=settings.limit, columns=settings.columns,
+    )  # fmt: skip
+    if settings.balance == "none":
+        return pairs
+    return balance_pairs(pairs, settings.balance, _lengths(recipe, pairs) if settings.balance == "tokens" else None)
+
+
+def audit_of(recipe: Recipe, pairs: Sequence[QuestionPair], test_sets: Mapping[str, TestSet]) -> dict[str, Any]:
+    """Return the audit of a recipe's question pairs, see `glotlift.data.audit`."""
+    items = [item for each in test_sets.values() for rows in each.items.values() for item in rows]
+    texts = (text for item in items for text in item.fields.values())
+    return audit_pairs(pairs, texts, load_task(recipe.data.task))
+
+
+def pairs_of(run: OpenRun) -> list[QuestionPair]:
+    """Return the question pairs that stand in a run folder."""
+    return load_pairs(run.path / PAIRS)
+
+
+def _lengths(recipe: Recipe, pairs: Sequence[QuestionPair]) -> dict[str, int]:
+    from glotlift.models.load import load_tokenizer
+    from glotlift.training.rows import tokenize_pairs
+
+    return {row.id: len(row.input_ids) for row in tokenize_pairs(load_tokenizer(recipe.model), pairs, recipe.train)}
+
+
+def _fingerprint(run: OpenRun) -> str:
+    from glotlift.models.load import digest
+
+    return digest(dump_pairs(question_pairs(run.recipe)), contents(run.test_sets))
+
+
+def _do(run: OpenRun) -> dict[str, Any]:
+    pairs = question_pairs(run.recipe)
+    audit = audit_of(run.recipe, pairs, run.test_sets)
+    write_json(run.path / AUDIT, audit)
+    write_text(run.path / PAIRS, dump_pairs(pairs))
+    flags = ", ".join(f"{count} {flag}" for flag, count in audit["flags"].items()) or "none flagged"
+    log.info("data: %d question pairs in %s (%s)", len(pairs), " ".join(run.recipe.data.languages), flags)
+    return {"pairs": len(pairs)}
+
+
+DATA = Stage("data", "glotlift data build", inputs=(), outputs=(PAIRS, AUDIT), fingerprint=_fingerprint, do=_do)

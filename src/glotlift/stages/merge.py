@@ -1,0 +1,72 @@
+"""Stage `merge`: the adapter of a run merged into its base model, with a certificate of what merging changed.
+
+Reads: `adapter/`, `data/pairs.jsonl` (held-out pairs for the certificate), the base model. Writes: `merged/`,
+`merge.json`. Fingerprint: the weights of base and adapter, the base's name, dtype.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from glotlift.data.questions import split_validation
+from glotlift.runs import write_json
+from glotlift.stages.data import DATA, pairs_of
+from glotlift.stages.stage import OpenRun, Stage, open_run, walk
+from glotlift.stages.train import ADAPTER, TRAIN
+
+log = logging.getLogger("glotlift")
+
+MERGED = "merged"
+
+_N_PAIRS = 16
+"""Question pairs that adapter and merged model are compared on."""
+
+
+def merge(run_path: str | Path) -> Path:
+    """Merge the adapter of a run into its base model; return the folder of the merged model."""
+    run = open_run(Path(run_path) / "recipe.yaml", run_path)
+    walk(run, MERGE)
+    return run.path / MERGED
+
+
+def _fingerprint(run: OpenRun) -> str:
+    from glotlift.models.load import digest, weights_fingerprint
+
+    weights = run.base_fingerprint, weights_fingerprint(str(run.path / ADAPTER))
+    return digest(weights, run.recipe.model, run.recipe.dtype)
+
+
+def _do(run: OpenRun) -> None:
+    from glotlift.training.merge import merge_adapter
+
+    recipe, pairs = run.recipe, pairs_of(run)
+    _, held_out = split_validation(pairs, recipe.data.validation_fraction, recipe.seed)
+    certificate = merge_adapter(
+        recipe.model, str(run.path / ADAPTER), run.path / MERGED, (held_out or pairs)[:_N_PAIRS], recipe.train,
+        dtype=recipe.dtype, device=recipe.device,
+    )  # fmt: skip
+    write_json(run.path / "merge.json", certificate)
+    log.info(
+        "merge: largest logit difference to the adapter %.2g, accuracy on %d target tokens %.4f and %.4f",
+        *(certificate[key] for key in ("max_logit_difference", "n_targets", "accuracy_adapter", "accuracy_merged")),
+    )
+
+
+def _is_needless(run: OpenRun) -> bool:
+    adapter = run.path / ADAPTER
+    is_whole_model = (adapter / "config.json").is_file()
+    if is_whole_model:
+        log.info("merge: nothing to do, all weights were tuned; the model is %s", adapter)
+    return is_whole_model
+
+
+MERGE = Stage(
+    "merge",
+    "glotlift merge",
+    inputs=(DATA, TRAIN),
+    outputs=(f"{MERGED}/config.json", "merge.json"),
+    fingerprint=_fingerprint,
+    do=_do,
+    needless=_is_needless,
+)

@@ -1,0 +1,144 @@
+"""Settings of tuning: the part `train` of a recipe, and the presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from glotlift.fields import Codes, Count, Fraction
+from glotlift.schema import Frozen
+
+
+class ProbeSettings(Frozen):
+    """A small evaluation in between: accuracy of constrained decoding on a few unseen languages, every `steps` steps.
+
+    Training stops when it has not risen for `patience` probes, and the best weights are kept.
+    """
+
+    steps: Count
+    task: str | None = None
+    source: str | None = None
+    languages: Codes
+    limit: Count = 50
+    patience: Count = 3
+
+
+class TrainSettings(Frozen):
+    """Tuning on question pairs.
+
+    Attributes:
+        preset: gives the settings that are not written: `default` (ours), `paper` (arXiv 2405.13816) or `qalign`
+            (NJUNLP/QAlign); see `PRESETS`.
+        method: `lora`, or `full` for all weights.
+        rank: rank of the LoRA update.
+        alpha: LoRA's scale; the update is multiplied by `alpha / rank`, with rsLoRA by `alpha / sqrt(rank)`.
+        dropout: on the input of LoRA's down projection.
+        rslora: rank-stabilized LoRA (arXiv 2312.03732).
+        dora: weight-decomposed LoRA (arXiv 2402.09353).
+        quantization: `4bit` to load the base's weights so (QLoRA, arXiv 2305.14314).
+        target_modules: names of linear layers, or `all-linear`.
+        prompt_format: see `glotlift.training.rows.PROMPT_FORMATS`.
+        learning_rate: peak of the schedule.
+        scheduler: its shape, one of transformers' names.
+        warmup_fraction: share of the steps that warm up.
+        weight_decay: AdamW's.
+        max_grad_norm: gradients are clipped to this norm.
+        epochs: passes over the pairs; rounded up to whole steps.
+        batch_size: pairs an optimizer step, whatever is run at once and by how many processes.
+        micro_batch_size: pairs a forward pass, at most a process's share of a step.
+        max_length: tokens a pair may have.
+        too_long: `error` refuses a longer pair, `truncate` cuts its end off.
+        gradient_checkpointing: compute activations again in the backward pass; less memory, more time.
+        save_steps: optimizer steps between checkpoints.
+        probe: a small evaluation between steps.
+        report_to: loggers of the Trainer.
+    """
+
+    preset: Literal["default", "paper", "qalign"] = "default"
+    method: Literal["lora", "full"] = "lora"
+    rank: Count = 16
+    alpha: Count = 32
+    dropout: Fraction = 0.0
+    rslora: bool = False
+    dora: bool = False
+    quantization: Literal["none", "4bit"] = "none"
+    target_modules: str | tuple[str, ...] = "all-linear"
+    prompt_format: Literal["plain", "alpaca", "chat"] = "plain"
+    learning_rate: float = Field(2e-4, gt=0)
+    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    warmup_fraction: Fraction = 0.1
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    epochs: float = Field(1.0, gt=0)
+    batch_size: Count = 16
+    micro_batch_size: Count = 4
+    max_length: Count = 1024
+    too_long: Literal["error", "truncate"] = "error"
+    gradient_checkpointing: bool = False
+    save_steps: Count = 20
+    probe: ProbeSettings | None = None
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, value: Any) -> Any:
+        preset = value.get("preset") if isinstance(value, dict) else None
+        return {**PRESETS[preset].settings, **value} if isinstance(preset, str) and preset in PRESETS else value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrainSettings:
+        if self.batch_size % self.micro_batch_size:
+            got = f"batch_size {self.batch_size} and micro_batch_size {self.micro_batch_size}"
+            raise ValueError(f"got {got}, expected the second to divide the first")
+        if self.method == "full":
+            lora_only = {"rslora": self.rslora, "dora": self.dora, "quantization": self.quantization != "none"}
+            if wrong := [name for name, given in lora_only.items() if given]:
+                raise ValueError(f"got method full with {', '.join(wrong)}, expected method lora")
+        return self
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Published training settings.
+
+    Attributes:
+        settings: keys of `TrainSettings`.
+        data: keys of `glotlift.data.settings.DataSettings`.
+        seed: of the run, where it is published.
+        unpublished: settings that the publication leaves open, and what they are here.
+    """
+
+    settings: dict[str, Any]
+    data: dict[str, Any]
+    seed: int | None
+    unpublished: str
+
+
+PRESETS = {
+    "default": Preset({}, {}, None, ""),
+    "paper": Preset(
+        {
+            "method": "lora", "rank": 8, "alpha": 16, "target_modules": ["q_proj", "v_proj"], "learning_rate": 5e-5,
+            "scheduler": "cosine", "warmup_fraction": 0.1, "epochs": 3, "batch_size": 16, "micro_batch_size": 4,
+            "max_length": 2048, "too_long": "truncate", "dropout": 0.0, "weight_decay": 0.0, "max_grad_norm": 1.0,
+            "prompt_format": "alpaca",
+        },
+        {"validation_fraction": 0.05},
+        None,
+        "template (alpaca), seed, dropout (0), weight decay (0), gradient norm (1), the pairs of the validation set; "
+        "rank and alpha are from a secondary source; fp16 is a choice of `dtype`",
+    ),
+    "qalign": Preset(
+        {
+            "method": "full", "learning_rate": 2e-5, "epochs": 3, "batch_size": 128, "scheduler": "cosine",
+            "warmup_fraction": 0.03, "max_length": 512, "too_long": "truncate", "weight_decay": 0.0,
+            "max_grad_norm": 1.0, "prompt_format": "alpaca",
+        },
+        {},
+        1234,
+        "template (alpaca), weight decay (0), gradient norm (1), micro-batch; bf16 is a choice of `dtype`",
+    ),
+}  # fmt: skip
+"""Name -> preset. What is published of them stands in arXiv 2405.13816 and the repository NJUNLP/QAlign."""
