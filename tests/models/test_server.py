@@ -1,6 +1,7 @@
 """Scores through a completions server: a real process, on a real socket."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -17,9 +18,12 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 
 from glotlift import evaluate
-from glotlift.errors import ModelError, RunError
-from glotlift.models.server import Server, _Echo, _retry_after, _scores, connect, is_server, parse_server, score_words
+from glotlift.errors import ModelError, RecipeError, RunError
+from glotlift.models.requests import _retry_after
+from glotlift.models.server import Server, _Echo, _scores, connect, is_server, parse_server, score_words
+from glotlift.models.settings import ServerSettings
 from glotlift.runs import read_parquet
+from glotlift.schema import validate
 
 PROMPTS = [
     "The film was",
@@ -59,6 +63,10 @@ def served(process, monkeypatch):
         return Server(f"{address}/v1", "tiny")
 
     return switch
+
+
+def limited(server: Server, **limits) -> Server:
+    return replace(server, limits=ServerSettings(**limits))
 
 
 def stats(server: Server) -> dict:
@@ -155,7 +163,7 @@ def test_failed_requests_are_sent_again(served, reference, status):
 
 
 def test_retries_end(served):
-    server = replace(served(fail_first=1000), retries=2, concurrency=1)
+    server = limited(served(fail_first=1000), max_retries=2, num_concurrent=1)
     with pytest.raises(RunError, match=r"503 Service Unavailable \(try again\), 3 times in a row"):
         list(score_words(server, PROMPTS, WORDS))
     assert stats(server)["requests"] == 3
@@ -168,7 +176,7 @@ def test_the_pause_a_server_asks_for_is_kept(served):
 
 
 def test_without_retry_after_a_server_is_asked_again_later(served):
-    server = replace(served(fail_first=2, retry_after=""), concurrency=1)
+    server = limited(served(fail_first=2, retry_after=""), num_concurrent=1)
     begin = time.monotonic()
     scored(server, PROMPTS[:1], WORDS)
     assert time.monotonic() - begin >= 0.75  # 0.25 to 0.75 s, then 0.5 to 1.5 s
@@ -187,7 +195,7 @@ def test_a_long_pause_is_not_waited_for(served):
 
 
 def test_requests_under_way_are_limited(served):
-    server = replace(served(delay=0.05), concurrency=3)
+    server = limited(served(delay=0.05), num_concurrent=3)
     scored(server, PROMPTS * 2, WORDS)
     counts = stats(server)
     assert counts["most_at_once"] == 3
@@ -195,21 +203,21 @@ def test_requests_under_way_are_limited(served):
 
 
 def test_requests_a_second_are_limited(served):
-    server = replace(served(), rate=20.0)
+    server = limited(served(), requests_per_second=20.0)
     begin = time.monotonic()
     scored(server, PROMPTS[:3], WORDS)  # 12 requests, 11 gaps of 1/20 s
     assert time.monotonic() - begin >= 0.54
 
 
 def test_closing_early_cancels_requests_and_ends_the_thread(served):
-    server = replace(served(delay=60.0, delay_only="Sentiment"), concurrency=4, retries=0)
+    server = limited(served(delay=60.0, delay_only="Sentiment"), num_concurrent=4, max_retries=0)
     results = score_words(server, [PROMPTS[0], *[PROMPTS[1]] * 50], WORDS)
     next(results)
     assert [thread for thread in threading.enumerate() if thread.name == "glotlift-requests"]
     begin = time.monotonic()
     results.close()
     assert time.monotonic() - begin < 30
-    assert stats(server)["requests"] <= 1 + len(WORDS) + server.concurrency
+    assert stats(server)["requests"] <= 1 + len(WORDS) + server.limits.num_concurrent
     assert not [thread for thread in threading.enumerate() if thread.name == "glotlift-requests"]
 
 
@@ -273,7 +281,7 @@ def test_a_url_without_the_api(served):
 def test_a_server_that_cannot_be_reached():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        server = Server(f"http://127.0.0.1:{free.getsockname()[1]}/v1", "tiny", retries=0)
+        server = Server(f"http://127.0.0.1:{free.getsockname()[1]}/v1", "tiny", ServerSettings(max_retries=0))
     with pytest.raises(ModelError, match=r"got no answer \(.*\), expected") as caught:
         connect(server)
     assert "\n" not in str(caught.value)
@@ -282,7 +290,7 @@ def test_a_server_that_cannot_be_reached():
 
 
 def test_a_server_that_does_not_answer_in_time(served):
-    server = replace(served(delay=2.0), timeout=0.2, retries=0)
+    server = limited(served(delay=2.0), timeout=0.2, max_retries=0)
     with pytest.raises(RunError, match="got no answer within 0.2 s, expected"):
         list(score_words(server, PROMPTS[:1], WORDS))
 
@@ -330,10 +338,19 @@ def test_a_password_in_a_name_is_not_shown():
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("values", [{"concurrency": 0}, {"retries": -1}, {"rate": 0.0}, {"timeout": 0.0}])
-def test_numbers_out_of_range(values):
-    with pytest.raises(ModelError, match="expected"):
-        Server("http://h/v1", "m", **values)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_concurrent": 0}, "`num_concurrent`: got 0, expected greater than or equal to 1"),
+        ({"max_retries": -1}, "`max_retries`: got -1, expected greater than or equal to 0"),
+        ({"requests_per_second": 0.0}, "`requests_per_second`: got 0.0, expected greater than 0"),
+        ({"timeout": float("nan")}, "`timeout`: got nan, expected a finite number"),
+        ({"concurrency": 3}, "unknown key `concurrency`"),
+    ],
+)
+def test_limits_out_of_range(given, message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        validate(ServerSettings, given, "evaluate", RecipeError)
 
 
 def test_an_evaluation_through_a_server_is_that_of_the_local_model(served, tiny_folder, tmp_path):

@@ -11,35 +11,24 @@ and replacement characters into it, so that it drifts away from the characters o
 
 from __future__ import annotations
 
-import asyncio
 import math
-import os
-import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from itertools import islice
-from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
 from glotlift.errors import ModelError, RunError, nearest, one_of
 from glotlift.models.load import digest
-
-try:
-    from huggingface_hub.utils import httpx  # httpx2, or httpx before huggingface-hub 2
-except ImportError:  # before huggingface-hub 1.31
-    import httpx  # pyright: ignore[reportMissingImports]
+from glotlift.models.requests import session, without_echo
+from glotlift.models.settings import ServerSettings
 
 PREFIX = "openai:"
 
 _PROBE = "one two three"
 _TIED = 0.5  # nats by which a token's log-probability may differ between two requests that share the text up to it
-_LONGEST_PAUSE = 300.0  # seconds; a server that asks for a longer one counts as failed
 _LOWEST = -9999.0  # what vLLM sends for minus infinity, which JSON cannot hold
 
 
@@ -50,29 +39,14 @@ class Server:
     Attributes:
         url: of the API, without a trailing slash: `http://localhost:8000/v1`.
         name: the model's name in requests.
-        concurrency: requests under way at most.
-        rate: requests a second at most, None for no limit.
-        retries: further attempts after a request that failed for want of a connection, or with status 429 or 5xx.
-        timeout: seconds to wait for an answer.
+        limits: how it is asked.
         card: what the server says of the model, from `connect`; None before.
     """
 
     url: str
     name: str
-    concurrency: int = 8
-    rate: float | None = None
-    retries: int = 5
-    timeout: float = 60.0
+    limits: ServerSettings = ServerSettings()
     card: tuple[tuple[str, Any], ...] | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
-        if self.concurrency < 1 or self.retries < 0:
-            raise ModelError(
-                f"got concurrency {self.concurrency} and retries {self.retries}, expected at least 1 and at least 0"
-            )
-        if not self.timeout > 0 or (self.rate is not None and not self.rate > 0):
-            raise ModelError(f"got timeout {self.timeout} and rate {self.rate}, expected numbers above 0")
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -126,7 +100,7 @@ def connect(server: Server) -> Server:
         ModelError: the server cannot be reached, refuses the key, does not have the model, or does not give the
             log-probabilities of a text.
     """
-    with _session(replace(server, retries=0)) as ask:
+    with session(server.url, server.limits.model_copy(update={"max_retries": 0})) as ask:
         try:
             models = _at(server, ask("GET", "/models", None).result(), "data")
         except RunError as fault:
@@ -136,7 +110,7 @@ def connect(server: Server) -> Server:
         listed = one_of(sorted(cards)[:20]) or "a server that has models"
         raise ModelError(f"{server.url}: got model {server.name!r}{nearest(server.name, cards)}, expected {listed}")
     card = cards[server.name]
-    with _session(server) as ask:
+    with session(server.url, server.limits) as ask:
         _check_echo(server, ask("POST", "/completions", _request(server, _PROBE)).result())
     keys = ("id", "root", "parent", "max_model_len")
     return replace(server, card=tuple((key, card[key]) for key in keys if card.get(key) is not None))
@@ -145,7 +119,7 @@ def connect(server: Server) -> Server:
 def score_words(
     server: Server, prompts: Sequence[str], words: Sequence[str]
 ) -> Iterator[tuple[int, list[float], list[float]]]:
-    """Score every word behind every prompt; at most `server.concurrency` requests are under way.
+    """Score every word behind every prompt; at most `server.limits.num_concurrent` requests are under way.
 
     One request a prompt and one more a word of it. Requests under way are cancelled when the iterator is closed.
 
@@ -163,15 +137,15 @@ def score_words(
     Raises:
         ModelError: the server refuses a request, or its answer has no log-probabilities of the text or some that are
             not finite.
-        RunError: the server failed `server.retries` + 1 times in a row.
+        RunError: the server failed `max_retries` + 1 times in a row.
     """
     texts = ("", *words)
     jobs = ((index, place) for index in range(len(prompts)) for place in range(len(texts)))
     pending: dict[Future[Any], tuple[int, int]] = {}
     echoes: dict[int, dict[int, _Echo]] = defaultdict(dict)
-    with _session(server) as ask:
+    with session(server.url, server.limits) as ask:
         while True:
-            for index, place in islice(jobs, server.concurrency - len(pending)):
+            for index, place in islice(jobs, server.limits.num_concurrent - len(pending)):
                 body = _request(server, prompts[index] + texts[place])
                 pending[ask("POST", "/completions", body)] = (index, place)
             if not pending:
@@ -217,7 +191,7 @@ def _echo(server: Server, answer: Any) -> _Echo:
     n_echoed = len(tokens) - _at(server, answer, "usage", "completion_tokens")
     # llama-cpp-python counts the beginning-of-sequence token but does not show it
     if len(values) != len(tokens) or n_echoed not in (n_text, n_text - 1):
-        raise _without_echo(server, f"log-probabilities of {max(n_echoed, 0)} of a text's {n_text} tokens")
+        raise without_echo(server.url, f"log-probabilities of {max(n_echoed, 0)} of a text's {n_text} tokens")
     return _Echo(tokens[:n_echoed], values[:n_echoed])
 
 
@@ -289,156 +263,5 @@ def _at(server: Server, answer: Any, *path: str | int) -> Any:
             missing = ".".join(map(str, path[: depth + 1]))
             if path == ("data",):
                 raise ModelError(f"{server.url}/models: got an answer without `data`, expected a list of models")
-            raise _without_echo(server, f"an answer without `{missing}`")
+            raise without_echo(server.url, f"an answer without `{missing}`")
     return answer
-
-
-def _without_echo(server: Server, got: str) -> ModelError:
-    return ModelError(
-        f"{server.url}: got {got}, expected a server that supports `echo` with `logprobs` on /completions "
-        "(vLLM, or llama-cpp-python with logits_all=True)"
-    )
-
-
-# --- HTTP
-
-_Ask = Callable[[str, str, dict[str, Any] | None], Future[Any]]
-
-
-@contextmanager
-def _session(server: Server) -> Iterator[_Ask]:
-    """Yield a function that starts a request: (method, path, body) -> future of the answer.
-
-    Requests run on an event loop in a thread of its own, which works under a running loop too (notebooks), and lets
-    those under way be cancelled at the end.
-    """
-    key = os.environ.get("OPENAI_API_KEY", "").strip()
-    if not key.isascii() or not key.isprintable():
-        raise ModelError("got OPENAI_API_KEY with characters that no header can hold, expected printable ASCII")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    limits = httpx.Limits(max_connections=server.concurrency, max_keepalive_connections=server.concurrency)
-    client = httpx.AsyncClient(headers=headers, timeout=server.timeout, limits=limits)
-    pace = _Pace(server.rate)
-    loop = asyncio.new_event_loop()
-    thread = Thread(target=loop.run_forever, name="glotlift-requests", daemon=True)
-    thread.start()
-
-    under_way: set[Future[Any]] = set()
-
-    def ask(method: str, path: str, body: dict[str, Any] | None) -> Future[Any]:
-        work = _ask(client, server, pace, key, method, path, body)
-        future = asyncio.run_coroutine_threadsafe(work, loop)
-        under_way.add(future)
-        future.add_done_callback(under_way.discard)
-        return future
-
-    try:
-        yield ask
-    finally:
-        for future in list(under_way):
-            future.cancel()
-        asyncio.run_coroutine_threadsafe(_close(client), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-async def _close(client: Any) -> None:
-    # tasks of the client's own are left to it: cancelled from outside before they began, they would warn
-    await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
-    await client.aclose()
-
-
-class _Pace:
-    """Lets through at most `rate` requests a second, evenly spaced."""
-
-    def __init__(self, rate: float | None) -> None:
-        self.interval = 1 / rate if rate else 0.0
-        self.next = 0.0
-
-    async def turn(self) -> None:
-        now = asyncio.get_running_loop().time()
-        slot = max(now, self.next)
-        self.next = slot + self.interval
-        if slot > now:
-            await asyncio.sleep(slot - now)
-
-
-async def _ask(
-    client: Any, server: Server, pace: _Pace, key: str, method: str, path: str, body: dict[str, Any] | None
-) -> Any:
-    """Return the JSON of an answer, trying again where that may help."""
-    trouble = ""
-    for attempt in range(server.retries + 1):
-        pause = 0.5 * 2**attempt * random.SystemRandom().uniform(0.5, 1.5)  # seconds
-        await pace.turn()
-        try:
-            answer = await client.request(method, server.url + path, json=body)
-        except httpx.TimeoutException:
-            trouble = f"no answer within {server.timeout:g} s"
-        except httpx.TransportError as fault:
-            trouble = f"no answer ({_clean(str(fault), key) or type(fault).__name__})"
-        except (httpx.HTTPError, httpx.InvalidURL) as fault:
-            raise ModelError(f"{server.url}: got {_clean(str(fault), key)}, expected an answer") from None
-        else:
-            if answer.status_code == 200:
-                try:
-                    return answer.json()
-                except ValueError:
-                    raise ModelError(f"{server.url}{path}: got an answer that is not JSON, expected JSON") from None
-            trouble = _refusal(server, answer, key)
-            asked = _retry_after(answer.headers.get("Retry-After"))
-            if asked is not None and asked > _LONGEST_PAUSE:
-                raise RunError(f"{server.url}: got {trouble} with a pause of {asked:.0f} s, expected an answer")
-            pause = pause if asked is None else asked
-        if attempt < server.retries:
-            await asyncio.sleep(pause)
-    times = f", {server.retries + 1} times in a row" if server.retries else ""
-    raise RunError(f"{server.url}: got {trouble}{times}, expected an answer of an OpenAI-compatible server")
-
-
-def _refusal(server: Server, answer: Any, key: str) -> str:
-    """Return `503 Service Unavailable: its message`, or raise where to ask again would not help."""
-    status = answer.status_code
-    message = _clean(_message(answer), key)
-    trouble = f"{status} {answer.reason_phrase}".strip() + (f" ({message})" if message else "")
-    if status in (401, 403):
-        raise ModelError(f"{server.url}: got {trouble}, expected OPENAI_API_KEY to hold a key that the server takes")
-    if "logprobs" in message or "logits_all" in message:
-        raise _without_echo(server, trouble)
-    if status in (408, 429) or status >= 500:
-        return trouble
-    hint = "; the URL mostly ends in /v1" if status == 404 else ""
-    raise ModelError(f"{server.url}: got {trouble}, expected an answer{hint}")
-
-
-def _message(answer: Any) -> str:
-    """Return what the body of a refusal says, in the forms of OpenAI, vLLM and FastAPI."""
-    try:
-        body = answer.json()
-    except ValueError:
-        return "" if "html" in answer.headers.get("Content-Type", "") else answer.text
-    for name in ("error", "message", "detail"):
-        if isinstance(body, dict) and body.get(name):
-            body = body[name]
-    return str(body)
-
-
-def _clean(text: str, key: str) -> str:
-    """Return the first line of a text, without the key in it."""
-    hidden = text.replace(key, "***") if key else text
-    return (hidden.strip().splitlines() or [""])[0].strip()[:300]
-
-
-def _retry_after(header: str | None) -> float | None:
-    """Return the seconds of a `Retry-After` header, which holds seconds or a date."""
-    if header is None:
-        return None
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
