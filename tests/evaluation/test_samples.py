@@ -9,8 +9,8 @@ import pytest
 from glotlift.data.export import export_lm_eval
 from glotlift.data.read import read_items
 from glotlift.evaluation.predict import predict, prepare
+from glotlift.evaluation.predictions import Predictions
 from glotlift.evaluation.samples import write_samples
-from glotlift.evaluation.scores import Predictions
 from glotlift.tasks.load import load_task
 
 KEYS = ["doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash",

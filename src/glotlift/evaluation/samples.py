@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from glotlift.evaluation.predict import Prompts
-from glotlift.evaluation.scores import Predictions
+from glotlift.evaluation.predictions import Predictions
 from glotlift.runs import write_text
 
 
