@@ -9,9 +9,9 @@ import pytest
 from glotlift.data.export import export_lm_eval
 from glotlift.data.read import read_items
 from glotlift.evaluation.predict import predict
+from glotlift.evaluation.predictions import Predictions
 from glotlift.evaluation.prompts import prepare
 from glotlift.evaluation.samples import write_samples
-from glotlift.evaluation.scores import Predictions
 from glotlift.evaluation.settings import EvalTask
 from glotlift.tasks.load import load_task
 

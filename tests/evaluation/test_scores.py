@@ -10,8 +10,9 @@ import pytest
 
 from glotlift.errors import DataError
 from glotlift.evaluation.compare import Change, consistency, group_mean, holm
-from glotlift.evaluation.gain import gain_parts
-from glotlift.evaluation.scores import MEASURES, Predictions, build_scores, change_sentence, read_predictions
+from glotlift.evaluation.gain import change_sentence, gain_parts
+from glotlift.evaluation.predictions import Predictions, read_predictions
+from glotlift.evaluation.scores import MEASURES, build_scores
 from glotlift.runs import write_json, write_parquet
 from tests.evaluation.test_metrics import frame
 

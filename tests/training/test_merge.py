@@ -72,7 +72,8 @@ def adapter(tmp_path, base):
 
 
 def merged(base, adapter, folder, pairs, **options):
-    return merge_adapter(str(base), str(adapter), folder, pairs, TrainSettings(), **options)
+    settings = TrainSettings(**{name: options.pop(name) for name in ("max_length", "prompt_format") if name in options})
+    return merge_adapter(str(base), str(adapter), folder, pairs, settings, **options)
 
 
 def plain_logits(model, folder, pairs):

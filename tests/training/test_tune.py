@@ -22,11 +22,11 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def _tune(tiny, folder, n=24, probe=None, **changes):
+def _tune(tiny, folder, n=24, probe=None, seed=3, **changes):
     loaded = dataclasses.replace(tiny("llama"), model=random_model("llama"))
     pairs = read_pairs(load_task("sentiment"), "sample", ("de", "zh"), limit=n // 2)
     settings = TrainSettings(**{**SETTINGS, **changes})
-    return tune(loaded, pairs, pairs[:4], folder, settings, seed=3, probe=probe)
+    return tune(loaded, pairs, pairs[:4], folder, settings, seed=seed, probe=probe)
 
 
 def _weights(model):
@@ -194,7 +194,7 @@ def test_a_checkpoint_that_is_not_whole_is_dropped(tmp_path):
 
 def test_a_loss_that_is_no_number_stops_with_its_rows_and_the_last_checkpoint(tiny, tmp_path):
     with pytest.raises(RunError) as caught:
-        _tune(tiny, tmp_path, learning_rate=float("inf"), warmup_fraction=0.0, scheduler="constant", epochs=2.0)
+        _tune(tiny, tmp_path, learning_rate=1e38, warmup_fraction=0.0, scheduler="constant", epochs=2.0)
     message = str(caught.value)
     assert "the training loss is nan, expected a number; rows " in message
     assert message.count("q0") == 4  # the micro-batch it was seen in

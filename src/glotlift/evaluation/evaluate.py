@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from glotlift.evaluation.predict import PredictionFile, prediction_fingerprint, score_batches, server_batches
+from glotlift.evaluation.predictions import read_predictions
 from glotlift.evaluation.prompts import Prompts, prepare, prepare_texts
 from glotlift.evaluation.samples import write_samples
-from glotlift.evaluation.scores import build_scores, read_predictions
+from glotlift.evaluation.scores import build_scores
 from glotlift.evaluation.settings import EvalSettings
 from glotlift.evaluation.test_sets import TestSet
 from glotlift.models.labels import audit_labels

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from glotlift.evaluation.predictions import Predictions
 from glotlift.evaluation.prompts import Prompts
-from glotlift.evaluation.scores import Predictions
 from glotlift.runs import write_text
 
 
