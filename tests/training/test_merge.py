@@ -1,5 +1,6 @@
 """Merging: the merged folder is a plain model of the base's dtype that gives what the adapter gave, or is not there."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -39,7 +40,7 @@ def random_base(folder, tokenizer, config, dtype=torch.float32):
     """Save a random model whose most likely tokens are clear, and return its folder."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config))  # saving writes the dtype into it
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.data.mul_(3.0)

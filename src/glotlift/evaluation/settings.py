@@ -7,7 +7,7 @@ form in which the command line and `glotlift.evaluate` ask for both (`Evaluation
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -31,7 +31,7 @@ class EvalTask(Frozen):
     """
 
     task: Location
-    name: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]+$")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None = None
     source: Location | None = None
     answers: str = "own"
     languages: Codes | None = None

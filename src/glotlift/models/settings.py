@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -38,5 +38,5 @@ class ServerSettings(Frozen):
 
     num_concurrent: Count = 8
     max_retries: Natural = 5
-    requests_per_second: float | None = Field(None, gt=0)
-    timeout: float = Field(60.0, gt=0)
+    requests_per_second: Annotated[float, Field(gt=0)] | None = None
+    timeout: Annotated[float, Field(gt=0)] = 60.0
