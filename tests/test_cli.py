@@ -13,11 +13,14 @@ from types import SimpleNamespace
 import pandas as pd
 import pyarrow.parquet
 import pytest
+import typer
 import yaml
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from glotlift.cli import main
+from glotlift.cli import app, main
+from glotlift.evaluation.settings import Evaluation
+from glotlift.explanation.settings import Explanation
 from glotlift.languages import LANGUAGES
 from glotlift.runs import read_parquet
 from tests.data.test_read import write_jsonl
@@ -215,14 +218,20 @@ def test_a_prompt_longer_than_the_window(refused, evaluate, tmp_path):
 def test_unknown_names_on_the_command_line(refused, evaluate):
     assert refused(*evaluate, "--tasks", "sentimnt").startswith("unknown task 'sentimnt' (did you mean 'sentiment'?)")
     assert refused(*evaluate, "--languages", "de,swahilli").startswith(
-        "unknown language 'swahilli' (did you mean 'swahili'?)"
+        "--languages: unknown language 'swahilli' (did you mean 'swahili'?)"
     )
     assert refused(*evaluate, "--answers", "animals") == (
         "task 'sentiment', en: no answer set 'animals'; expected english, arbitrary or own"
     )
     assert refused(*evaluate, "--scoring", "best") == (
-        "--scoring: got 'best', expected sequence, prefix-mass or first-token"
+        "--scoring: got 'best', expected 'sequence', 'prefix-mass' or 'first-token'"
     )
+    assert refused(*evaluate, "--limit", "0") == "--limit: got 0, expected greater than or equal to 1"
+    assert refused(*evaluate, "--seed", "-1", "--batch-size", "x").splitlines() == [
+        "2 faults:",
+        "  --batch-size: got 'x', expected `auto` or a number of items, at least 1",
+        "  --seed: got -1, expected greater than or equal to 0",
+    ]
     assert refused(*evaluate, "--dtype", "int4") == (
         "--dtype: got 'int4', expected 'auto', 'float32', 'bfloat16' or 'float16'"
     )
@@ -257,7 +266,7 @@ def test_two_labels_with_the_same_word(refused, evaluate, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nonsense"], ["eval", "--limit", "0"], ["eval", "--limt", "3"], ["eval", "--seed", "-1"], ["run"]]
+    "arguments", [["nonsense"], ["eval", "--limit", "x"], ["eval", "--limt", "3"], ["compare", "--seed", "-1"], ["run"]]
 )
 def test_what_the_parser_refuses(cli, arguments):
     result = cli(*arguments)
@@ -409,6 +418,18 @@ def test_an_interrupt_is_no_error_of_ours(cli, evaluate, monkeypatch):
 
 
 # --- good paths
+
+
+@pytest.mark.parametrize(("command", "settings"), [("eval", Evaluation), ("explain", Explanation)])
+def test_help_shows_the_defaults_of_the_settings(command, settings):
+    parameters = {each.name: each for each in typer.main.get_command(app).commands[command].params}
+    assert set(settings.model_fields) <= set(parameters)
+    for name, field in settings.model_fields.items():
+        said = parameters[name].show_default or ""
+        default = field.default[0] if isinstance(field.default, tuple) and field.default else field.default
+        special = {"prefix_cache": "prefix-cache", "languages": "all"}  # a pair of flags; a short form
+        is_nothing = default is None or default is False or default == ()
+        assert said == special.get(name, "" if is_nothing else str(default)), name
 
 
 def test_tasks_are_listed_and_shown(cli):

@@ -7,14 +7,24 @@ form in which the command line and `glotlift.evaluate` ask for both (`Evaluation
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from glotlift.fields import Codes, Count, Location, Names, Natural, default_of
 from glotlift.languages import resolve
 from glotlift.models.settings import ModelSettings, ServerSettings
 from glotlift.schema import Frozen
+
+
+def _batch_size(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and value > 0) or (isinstance(value, str) and value.isdecimal()):
+        return value
+    raise ValueError(f"got {value!r}, expected `auto` or a number of items, at least 1")
+
+
+BatchSize = Annotated[Count | Literal["auto"], BeforeValidator(_batch_size)]
+"""Items of a batch; `auto` for as many as the token budget allows."""
 
 Scoring = Literal["sequence", "prefix-mass", "first-token"]
 """Which scores decide, see `glotlift.evaluation.predict`."""
@@ -57,7 +67,7 @@ class EvalSettings(Frozen):
     scoring: Scoring = "sequence"
     calibration: Calibration = "none"
     token_budget: Count = 1024
-    batch_size: Count | Literal["auto"] = "auto"
+    batch_size: BatchSize = "auto"
 
     @model_validator(mode="after")
     def _distinct(self) -> EvalSettings:
@@ -103,7 +113,7 @@ class Evaluation(ModelSettings, ServerSettings):
     num_fewshot: Natural | None = default_of(EvalTask, "num_fewshot")
     demo_seeds: Natural = 0
     token_budget: Count = default_of(EvalSettings, "token_budget")
-    batch_size: Count | Literal["auto"] = default_of(EvalSettings, "batch_size")
+    batch_size: BatchSize = default_of(EvalSettings, "batch_size")
     prefix_cache: bool = True
     log_samples: bool = False
     seed: Natural = 0
