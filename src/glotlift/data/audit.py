@@ -17,6 +17,7 @@ from typing import Any
 
 from glotlift.data.questions import QuestionPair
 from glotlift.tasks.task import Task
+from glotlift.text import caseless
 
 LONG_RATIO = 3.0
 """A target this many times longer or shorter than is usual for its language is flagged."""
@@ -131,7 +132,7 @@ def find_answers(pairs: Sequence[QuestionPair], task: Task) -> set[int]:
         task: the task whose answers they must not hold.
     """
     answer = _answer_pattern(task)
-    holds = cache(lambda text: answer.search(_folded(text)) is not None)  # many pairs have the same target
+    holds = cache(lambda text: answer.search(caseless(text)) is not None)  # many pairs have the same target
     return {index for index, pair in enumerate(pairs) if holds(pair.target) or holds(_INSTRUCTION.sub("", pair.input))}
 
 
@@ -139,7 +140,7 @@ def _answer_pattern(task: Task) -> re.Pattern[str]:
     sets = [task.answer_sets, *(pack.answer_sets for pack in task.languages.values())]
     words = {word for named in sets for answers in named.values() for word in answers.values()}
     word = rf"\s*['‘’‚]?\s*{_any_of({*task.labels, *words})}{_CLOSER}\s*"
-    cues = [_folded(cue) for code in task.languages if (cue := _cue(task, code))]
+    cues = [caseless(cue) for code in task.languages if (cue := _cue(task, code))]
     telling = [cue for cue in cues if any(character.isalpha() for character in cue)]
     where = [rf"(?:{_OPENER}|{_any_of(cues)}){word}\Z", rf"{_any_of(telling)}{word}$"]
     return re.compile("|".join(where), re.MULTILINE)
@@ -153,12 +154,7 @@ def _cue(task: Task, code: str) -> str:
 
 def _any_of(texts: Iterable[str]) -> str:
     """Return a pattern of any of the texts, the longest first; of none it matches nothing."""
-    return f"(?:{'|'.join(sorted((re.escape(_folded(text)) for text in texts), key=len, reverse=True)) or '(?!)'})"
-
-
-def _folded(text: str) -> str:
-    """Return text in NFKC, without letter case."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return f"(?:{'|'.join(sorted((re.escape(caseless(text)) for text in texts), key=len, reverse=True)) or '(?!)'})"
 
 
 # --- overlap
@@ -180,7 +176,7 @@ def find_overlap(
         evaluation_texts: fields of items.
         n: tokens in a row, 2 or more.
     """
-    compared = [marks for text in {_folded(text) for text in evaluation_texts} if (marks := _marks(text, n))]
+    compared = [marks for text in {caseless(text) for text in evaluation_texts} if (marks := _marks(text, n))]
     wanted = set().union(*compared)
     hits: dict[str, set[tuple[str, ...]]] = {}  # many pairs have the same target
     rows = set()
@@ -228,7 +224,7 @@ def text_tokens(text: str) -> list[str]:
     Combining marks (Mn, Mc, Me) belong to the word they stand in. In scripts that put no blanks between words (Han,
     kana, Thai, Lao, Khmer, Burmese) every letter with its marks is a token.
     """
-    return _folded(text).translate(_SPACED).replace(f" {_GLUE}", "").replace(_GLUE, "").split()
+    return caseless(text).translate(_SPACED).replace(f" {_GLUE}", "").replace(_GLUE, "").split()
 
 
 _GLUE = "\b"
