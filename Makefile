@@ -20,8 +20,8 @@ $(VENV)/bench-installed: $(VENV)/installed requirements-bench.lock
 demo: $(VENV)/installed   ## tune, evaluate, explain and report on a real small model
 	$(BIN)/glotlift demo --output-path runs/demo
 
-test: $(VENV)/installed   ## the whole test suite, the demo model included
-	$(BIN)/python -m pytest
+test: $(VENV)/installed   ## the whole test suite, the demo model included; two processes, files whole, longest first
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not lm_eval'
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -31,7 +31,7 @@ types: $(VENV)/installed
 	$(BIN)/basedpyright
 
 test-lm-eval: $(VENV)/bench-installed  ## exported tasks and scores against lm-evaluation-harness itself
-	$(BIN)/python -m pytest tests/test_lm_eval.py tests/evaluation/test_scores.py tests/evaluation/test_samples.py tests/data/test_export.py tests/training/test_merge.py
+	$(BIN)/python -m pytest -m lm_eval
 
 bench-evaluate: $(VENV)/bench-installed  ## against the plain loop and lm-evaluation-harness; BENCH=--quick for a minute
 	$(BIN)/python benchmarks/evaluate.py $(BENCH)

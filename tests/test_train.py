@@ -63,7 +63,9 @@ def _losses(folder):
     return [entry["loss"] for entry in history["log"]]
 
 
-RANDOM = random.Random(os.environ.get("GLOTLIFT_TEST_SEED", time.time_ns()))
+# the workers of one test run must all draw the same steps
+RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", time.time_ns())
+RANDOM = random.Random(os.environ.get("GLOTLIFT_TEST_SEED", RUN))
 
 
 @pytest.mark.parametrize("step", RANDOM.sample(range(1, STEPS - 1), 5))
