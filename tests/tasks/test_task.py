@@ -4,7 +4,7 @@ import pytest
 
 from glotlift.errors import DataError, LanguageError, TaskError
 from glotlift.schema import validate
-from glotlift.tasks.task import Task
+from glotlift.tasks.task import LanguagePack, Task
 
 
 def definition(**changes) -> dict:
@@ -346,3 +346,28 @@ def test_all_faults_come_together():
     content["languages"]["en"]["question"] = "no field"
     text = faults(content)
     assert all(part in text for part in ("answer_sets.a", "answer_sets.b", "languages.en.question"))
+
+
+CUTS = {
+    'Review: {text}\nSentiment: "': ("Review: {text}", '\nSentiment: "'),
+    "{text}\n\nIs it good?\nAnswer:": ("{text}\n\nIs it good?", "\nAnswer:"),
+    "{text}\nAnswer:\n": ("{text}\nAnswer:", "\n"),
+    "First\n{text} is": ("First\n{text} is", ""),
+    'As JSON: {text}\n{{"label": "': ("As JSON: {text}", '\n{{"label": "'),
+    '{text}\nin {{braces}}:\n"': ("{text}\nin {{braces}}:", '\n"'),
+}
+
+
+@pytest.mark.parametrize("template", CUTS)
+def test_a_template_is_cut_at_the_last_line_break_behind_the_last_field(template):
+    pack = LanguagePack.model_validate({"template": template, "answer_sets": {"own": {"a": "x", "b": "y"}}})
+    assert pack.question_and_cue == CUTS[template]
+    assert pack.layout == template
+    task = Task.model_validate({"name": "t", "fields": ["text"], "labels": ["a", "b"], "languages": {"en": pack}})
+    fields = {"text": "It\nis {so}"}
+    assert "".join(task.question_and_cue("en", fields)) == task.question("en", fields) == template.format_map(fields)
+
+
+def test_question_and_cue_are_cut_between_the_two():
+    pack = LanguagePack.model_validate({"question": "Q: {text}", "cue": "My\n{answer}:"})
+    assert pack.question_and_cue == ("Q: {text}", "\nMy\n{{answer}}:")

@@ -60,7 +60,7 @@ def test_chat_learns_the_answer_and_the_end_of_its_turn(tiny):
 
 
 def test_chat_without_a_template_is_refused(tiny):
-    with pytest.raises(ModelError, match="chat for a tokenizer without a chat template"):
+    with pytest.raises(ModelError, match="got a tokenizer without a chat template"):
         tokenize_pairs(tiny("llama").tokenizer, _pairs(1), TrainSettings(prompt_format="chat"))
 
 

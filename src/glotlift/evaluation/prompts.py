@@ -13,6 +13,7 @@ from typing import Any
 
 from glotlift.errors import ModelError
 from glotlift.evaluation.settings import EvalTask
+from glotlift.models.chat import question_turn
 from glotlift.models.labels import build_trie, continuations, encode, prefix_tokens
 from glotlift.models.load import LoadedModel
 from glotlift.models.packing import Row, check_lengths
@@ -75,7 +76,7 @@ def prepare(
         settings: how to ask: `answers` (see `Task.answers`), `num_fewshot` and `demo_seed` (see `Task.shown`),
             `closing_quote` (score the quote behind the word too, so that no word is the beginning of another),
             `apply_chat_template` (write demonstrations and question as the user's turn, and begin the assistant's with
-            the cue).
+            the cue, see `Task.question_and_cue`).
 
     Raises:
         LanguageError: the task has no prompts in the language.
@@ -122,26 +123,18 @@ def _render(
     draw = settings.num_fewshot, settings.demo_seed
     preamble = task.preamble(language, settings.answers, *draw)
     fields = [item.fields for item in items] + [dict.fromkeys(task.fields, text) for text in CONTENT_FREE]
-    questions = [task.question(language, each) for each in fields]
-    texts, preambles = [preamble + question for question in questions], [preamble]
+    asked = [task.question_and_cue(language, each) for each in fields]
+    texts, preambles = [preamble + question + cue for question, cue in asked], [preamble]
     if chat is not None:
-        pairs = [_as_chat(chat, preamble, question) for question in questions]
-        texts, preambles = [text for text, _ in pairs], [before for _, before in pairs]
+        turns = [question_turn(chat, preamble + question) for question, _ in asked]
+        texts = [turn.prompt + cue.removeprefix("\n") for turn, (_, cue) in zip(turns, asked, strict=True)]
+        preambles = [
+            turn.before + turn.text[: turn.text.rfind(question.strip())]  # a template may trim it
+            for turn, (question, _) in zip(turns, asked, strict=True)
+        ]
     endings = [word + (pack.closing if settings.closing_quote else "") for word in words.values()]
     n_shown = len(task.shown(language, *draw))
     return Prompts(task.name, task.version, language, words, items, texts, endings, n_shown), preambles
-
-
-def _as_chat(tokenizer: Any, preamble: str, question: str) -> tuple[str, str]:
-    """Return a prompt under the model's chat template, and the part of it before the question."""
-    if not tokenizer.chat_template:
-        raise ModelError(
-            "got --apply-chat-template for a tokenizer without a chat template, expected an instruct model"
-        )
-    asked, _, cue = question.rpartition("\n")
-    message = [{"role": "user", "content": preamble + (asked or question)}]
-    text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-    return text + (cue if asked else ""), text[: max(text.rfind(asked or question), 0)]
 
 
 def _shared(preamble: Sequence[int], prompt: Sequence[int]) -> int:

@@ -94,9 +94,19 @@ class LanguagePack(Frozen):
     @property
     def layout(self) -> str:
         """How one item is written, up to the answer word, as a format string; braces of the cue are literal."""
-        if self.template is not None:
-            return self.template
-        return f"{self.question}\n{(self.cue or '').replace('{', '{{').replace('}', '}}')}"
+        return "".join(self.question_and_cue)
+
+    @property
+    def question_and_cue(self) -> tuple[str, str]:
+        """The layout, cut before the line break that begins the cue; see `Task.question_and_cue`."""
+        if self.template is None:
+            return self.question or "", "\n" + (self.cue or "").replace("{", "{{").replace("}", "}}")
+        behind = ""  # the last field, as the file has it
+        for literal, field, _, _ in string.Formatter().parse(self.template):
+            behind = "" if field is not None else behind + literal.replace("{", "{{").replace("}", "}}")
+        line_break, cue = behind.rpartition("\n")[1:]
+        cue = line_break + cue if line_break else ""
+        return self.template.removesuffix(cue), cue
 
     @property
     def examples(self) -> dict[str, Demonstration]:
@@ -186,7 +196,16 @@ class Task(Frozen):
 
     def question(self, language: str, fields: Mapping[str, str]) -> str:
         """Return one question up to and including the cue, without demonstrations."""
-        return self.pack(language).layout.format_map(fields)
+        return "".join(self.question_and_cue(language, fields))
+
+    def question_and_cue(self, language: str, fields: Mapping[str, str]) -> tuple[str, str]:
+        """Return a question and the cue behind it, line break and all, which an instruct model's answer begins with.
+
+        The cut is the layout's own, whatever the fields hold: before `cue`, or in a `template` at the last line break
+        behind the last field; without one there is no cue.
+        """
+        question, cue = self.pack(language).question_and_cue
+        return question.format_map(fields), cue.format_map({})
 
     def shown(
         self, language: str, num_fewshot: int | None = None, demo_seed: int | None = None

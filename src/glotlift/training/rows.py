@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from glotlift.data.questions import QuestionPair
-from glotlift.errors import DataError, ModelError
+from glotlift.errors import DataError
+from glotlift.models.chat import answer_end, question_turn
 from glotlift.models.labels import continuations, encode
 from glotlift.training.settings import TrainSettings
 
@@ -67,7 +68,7 @@ def tokenize_pairs(
 
     Raises:
         DataError: a target is empty, is cut away whole, or a row is too long; all such rows are named.
-        ModelError: `chat` for a tokenizer without a chat template.
+        ModelError: `chat` for a tokenizer without a chat template, or with one that `glotlift.models.chat` refuses.
     """
     if not pairs:
         return []
@@ -115,19 +116,7 @@ def _texts(tokenizer: PreTrainedTokenizerBase, pair: QuestionPair, prompt_format
         return pair.input, pair.target
     if prompt_format == "alpaca":
         return _ALPACA.format(pair.input.rstrip("\n")), pair.target
-    if not tokenizer.chat_template:
-        raise ModelError(
-            "got train.prompt_format chat for a tokenizer without a chat template, expected an instruct model"
-        )
-    asked = [{"role": "user", "content": pair.input.rstrip("\n")}]
-    answered = [*asked, {"role": "assistant", "content": pair.target}]
-    prompt = str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
-    whole = str(tokenizer.apply_chat_template(answered, tokenize=False))
-    if not whole.startswith(prompt):
-        raise ModelError(
-            "the chat template writes an answered question in another way than an open one; expected the same beginning"
-        )
-    return prompt, whole[len(prompt) :].rstrip("\n")  # up to the token that ends the turn
+    return question_turn(tokenizer, pair.input.rstrip("\n")).prompt, pair.target + answer_end(tokenizer)
 
 
 def inspect_rows(
