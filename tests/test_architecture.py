@@ -12,7 +12,7 @@ import glotlift
 
 SOURCE = Path(glotlift.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
-FOUNDATION = ("errors", "languages", "text", "schema", "fields", "runs", "progress", "processes")
+FOUNDATION = ("errors", "languages", "names", "text", "schema", "fields", "runs", "progress", "processes")
 
 
 def module_name(path: Path) -> str:

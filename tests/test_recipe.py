@@ -41,7 +41,6 @@ def test_defaults(tmp_path):
     assert recipe.eval.languages == tuple(LANGUAGES)
     assert recipe.eval.scoring == "sequence"
     assert recipe.eval.tasks[0].answers == "own"
-    assert recipe.eval.tasks[0].key == "sentiment"
 
 
 def test_a_dumped_recipe_loads_to_the_same(tmp_path):
@@ -104,12 +103,13 @@ VALUES = {
     "seed: x": "`seed`: got 'x', expected a valid integer",
     "model: 3": "`model`: got 3, expected text",
     "dtype: int8": "`dtype`: got 'int8', expected 'auto', 'float32', 'bfloat16' or 'float16'",
-    "name: a b": "`name`: got 'a b', expected text that matches",
+    "name: a b": "`name`: got the name 'a b', expected letters of ASCII, digits, `_`, `-` and `.`",
+    "name: ..": "`name`: got the name '..', expected letters",
+    "name: a/b": "`name`: got the name 'a/b', expected letters",
     "train: 3": "`train`: got 3, expected a mapping",
     "train: {rank: 0}": "`train.rank`: got 0, expected greater than or equal to 1",
     "train: {learning_rate: .inf}": "`train.learning_rate`: got inf, expected a finite number",
     "train: {batch_size: 6}": "`train`: got batch_size 6 and micro_batch_size 4, expected the second to divide",
-    "explain: {task: nli}": "explain.task: got 'nli', expected a test set of eval: sentiment",
     "explain: {languages: [de, xx]}": "`explain.languages`: unknown language 'xx'; expected BCP-47 codes such as: en",
     "explain: {languages: no}": '`explain.languages`: got a YAML boolean; write "no" in quotes for Norwegian',
     "explain: {languages: [de, no]}": '`explain.languages`: got a YAML boolean; write "no" in quotes for Norwegian',
@@ -135,27 +135,14 @@ def test_other_faults_of_the_languages(tmp_path):
     assert "`data.direction`: unknown language 'yy'" in text
 
 
-def test_test_sets_need_distinct_names(tmp_path):
-    tasks = [{"task": "sentiment"}, {"task": "sentiment", "answers": "english"}]
-    text = faults(tmp_path, {**SMALLEST, "eval": {"tasks": tasks}})
-    assert "tasks: got the names sentiment, sentiment, expected distinct ones; give one a `name`" in text
+def test_there_is_something_to_evaluate_or_no_evaluation(tmp_path):
+    assert load_recipe(write(tmp_path, {key: SMALLEST[key] for key in SMALLEST if key != "eval"})).eval is None
     assert "`eval.tasks`: got [], expected at least 1 item" in faults(tmp_path, {**SMALLEST, "eval": {"tasks": []}})
-
-
-def test_only_evaluated_languages_can_be_explained(tmp_path):
-    """Found here, and not behind hours of training."""
-    tasks = [{"task": "sentiment", "languages": ["en", "de"]}, {"task": "nli"}]
-    content = {**SMALLEST, "eval": {"tasks": tasks, "languages": ["en", "sw"]}}
-    explain = {"languages": ["de", "th", "sw"]}
-    text = faults(tmp_path, {**content, "explain": explain})
-    assert text.endswith("explain.languages: got th sw, expected languages of 'sentiment': en de")
-    text = faults(tmp_path, {**content, "explain": {"task": "nli", **explain}})
-    assert text.endswith("explain.languages: got de th, expected languages of 'nli': en sw")
 
 
 def test_missing_keys_are_all_named(tmp_path):
     text = faults(tmp_path, {"name": "x", "data": {}})
-    assert all(f"missing key `{key}`" in text for key in ("data.task", "data.languages", "eval"))
+    assert all(f"missing key `{key}`" in text for key in ("data.task", "data.languages"))
 
 
 FILES = {

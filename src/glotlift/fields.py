@@ -9,10 +9,11 @@ from __future__ import annotations
 from os import PathLike
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from glotlift.errors import LanguageError
 from glotlift.languages import resolve
+from glotlift.names import name_fault
 
 
 def _codes(value: Any) -> Any:
@@ -44,6 +45,15 @@ def _names(value: Any) -> Any:
         return (str(value),) if isinstance(value, PathLike) else value
     return tuple(part for part in (each.strip() for each in value.split(",")) if part)
 
+
+def _file_name(name: str) -> str:
+    if fault := name_fault(name):
+        raise ValueError(fault)
+    return name
+
+
+Name = Annotated[str, AfterValidator(_file_name)]
+"""A name that becomes a file's or a folder's."""
 
 Code = Annotated[str, BeforeValidator(one_code)]
 """Code of a language."""

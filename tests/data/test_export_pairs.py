@@ -170,7 +170,7 @@ def test_what_cannot_be_exported(pairs, tmp_path):
     ):
         export_pairs(pairs, tmp_path, "trl2")
     for name in ("", "a/b", "../a", ".a", "dataset_info"):
-        with pytest.raises(OutputError, match=f"got the name '{name}', expected letters"):
+        with pytest.raises(OutputError, match=f"got the name '{name}', expected"):
             export_pairs(pairs, tmp_path, "trl", name=name)
     with pytest.raises(DataError, match="got no question pairs to export"):
         export_pairs([], tmp_path, "trl")

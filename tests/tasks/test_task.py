@@ -258,9 +258,13 @@ FAULTS = {
         {"answer_sets": {"x": {"good": "a"}}},
         "answer_sets.x: got words for ['good'], expected ['bad', 'goo",
     ),
+    "field in a word": (
+        {"answer_sets": {"x": {"good": "{text}!", "bad": "b"}}},
+        "answer_sets.x: the word of 'good' is '{text}!', expected a word without the field {text}",
+    ),
     "empty word": ({"answer_sets": {"x": {"good": "a", "bad": " "}}}, "answer_sets.x: the word of 'bad' is empty"),
     "boolean": ({"labels": ["good", False]}, "`labels.1`: got the YAML boolean False; put the word in quotes"),
-    "name": ({"name": "my task"}, "`name`: got 'my task', expected text that matches"),
+    "name": ({"name": "my task"}, "`name`: got the name 'my task', expected letters of ASCII"),
     "no languages": ({"languages": {}}, "`languages`: got {}, expected at least 1 item"),
     "unknown key": ({"lables": []}, "unknown key `lables` (did you mean 'labels'?)"),
 }
@@ -277,6 +281,14 @@ PACK_FAULTS = {
     "brace": (
         {"question": "Text: {text} {"},
         "languages.de.question: Single '{' encountered in format string; write {{",
+    ),
+    "field in the cue": (
+        {"cue": "Is {text} good? "},
+        "languages.de.cue: got the field {text}, expected it in the question; a cue is written as it is",
+    ),
+    "field in a word": (
+        {"answer_sets": {"own": {"good": "gut", "bad": "{text}"}}},
+        "languages.de.answer_sets.own: the word of 'bad' is '{text}', expected a word without the field {text}",
     ),
     "no cue": ({"cue": ""}, "`languages.de.cue`: got '', expected at least 1 character"),
     "key": ({"ceu": "x"}, "unknown key `languages.de.ceu` (did you mean 'cue'?)"),

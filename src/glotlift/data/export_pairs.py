@@ -16,7 +16,6 @@ documentation, and the hub's documentation of dataset cards.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from glotlift.data.audit import LETTERS_A_WORD, audit_pairs
 from glotlift.data.questions import QuestionPair, dump_pairs
 from glotlift.errors import DataError, OutputError, nearest, one_of
 from glotlift.languages import language
+from glotlift.names import name_fault
 from glotlift.runs import write_json, write_text
 
 FORMATS = ("llama-factory", "trl", "hub")
@@ -64,8 +64,10 @@ def export_pairs(
     """
     if format not in FORMATS:
         raise OutputError(f"got the format {format!r}{nearest(format, FORMATS)}, expected {one_of(FORMATS)}")
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or name == "dataset_info":
-        raise OutputError(f"got the name {name!r}, expected letters, digits, `.`, `_` and `-`, and not `dataset_info`")
+    if fault := name_fault(name):
+        raise OutputError(fault)
+    if name == "dataset_info":
+        raise OutputError("got the name 'dataset_info', expected another one, since that file lists the data sets")
     if not pairs:
         raise DataError("got no question pairs to export, expected at least one")
     if audit is not None:

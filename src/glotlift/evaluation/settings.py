@@ -6,12 +6,11 @@ form in which the command line and `glotlift.evaluate` ask for both (`Evaluation
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
-from glotlift.fields import Codes, Count, Location, Names, Natural, default_of
+from glotlift.fields import Codes, Count, Location, Name, Names, Natural, default_of
 from glotlift.languages import resolve
 from glotlift.models.settings import ModelSettings, ServerSettings
 from glotlift.schema import Frozen
@@ -41,7 +40,7 @@ class EvalTask(Frozen):
     """
 
     task: Location
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None = None
+    name: Name | None = None
     source: Location | None = None
     answers: str = "own"
     languages: Codes | None = None
@@ -53,11 +52,6 @@ class EvalTask(Frozen):
     gold: str | None = None
     columns: dict[str, str] = {}
 
-    @property
-    def key(self) -> str:
-        """What the test set is called in results."""
-        return self.name or Path(self.task).stem
-
 
 class EvalSettings(Frozen):
     """Constrained decoding in many languages. `scoring` and `calibration` decide; all others are stored beside it."""
@@ -68,13 +62,6 @@ class EvalSettings(Frozen):
     calibration: Calibration = "none"
     token_budget: Count = 1024
     batch_size: BatchSize = "auto"
-
-    @model_validator(mode="after")
-    def _distinct(self) -> EvalSettings:
-        keys = [task.key for task in self.tasks]
-        if len(set(keys)) < len(keys):
-            raise ValueError(f"tasks: got the names {', '.join(keys)}, expected distinct ones; give one a `name`")
-        return self
 
 
 class Evaluation(ModelSettings, ServerSettings):

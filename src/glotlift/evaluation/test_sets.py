@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from glotlift.data.read import read_items
+from glotlift.errors import RecipeError
 from glotlift.evaluation.settings import EvalSettings, EvalTask
 from glotlift.languages import in_order, resolve
+from glotlift.names import taken_twice
 from glotlift.tasks.load import load_task
 from glotlift.tasks.task import Item, Task
 
@@ -34,7 +36,7 @@ class TestSet:
     @property
     def key(self) -> str:
         """What the test set is called in results."""
-        return self.settings.key
+        return self.settings.name or self.task.name
 
     @property
     def content(self) -> list[Any]:
@@ -50,9 +52,12 @@ def read_test_sets(settings: EvalSettings) -> dict[str, TestSet]:
     """Return the test sets of an evaluation by name.
 
     Raises:
-        UserError: a task, its prompts, its demonstrations or its rows are at fault.
+        UserError: a task, its prompts, its demonstrations or its rows are at fault, or two test sets have one name.
     """
-    return {entry.key: _read(entry, settings) for entry in settings.tasks}
+    test_sets = [_read(entry, settings) for entry in settings.tasks]
+    if taken := taken_twice(each.key for each in test_sets):
+        raise RecipeError(f"tasks: got the names {', '.join(taken)}, expected distinct ones; give one a `name`")
+    return {each.key: each for each in test_sets}
 
 
 def contents(test_sets: Mapping[str, TestSet]) -> list[Any]:

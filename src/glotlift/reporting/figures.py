@@ -5,12 +5,12 @@ Enters: the files of a run. Leaves: `Figure`s, in reading order. A caption says 
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from glotlift.names import safe_name
 from glotlift.reporting.across import grids, members, spreads
 from glotlift.reporting.charts import accuracy_chart, balance_chart, loss_chart, parts_chart, spread_chart
 from glotlift.reporting.heatmaps import consistency_chart, grid_chart
@@ -177,5 +177,5 @@ def _figure(kind: str, section: str, key: str, alt: str, caption: str, chart: An
 
 def slug(key: str) -> str:
     """Return the name of a test set as part of a file name; one that has to be changed gets a checksum of the whole."""
-    safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", key)
+    safe = safe_name(key)
     return safe if safe == key else f"{safe}-{zlib.crc32(key.encode()):08x}"

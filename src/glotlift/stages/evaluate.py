@@ -15,6 +15,7 @@ from glotlift.errors import ModelError, RecipeError
 from glotlift.evaluation.settings import EvalSettings, Evaluation
 from glotlift.evaluation.test_sets import contents, read_test_sets
 from glotlift.languages import in_order, resolve
+from glotlift.names import safe_name
 from glotlift.runs import RunFolder
 from glotlift.schema import validate
 from glotlift.stages.stage import OpenRun, Stage
@@ -81,7 +82,7 @@ def _entry_name(task: str, answers: str | None, draw: int | None) -> str | None:
     """Return what a test set is called where a task makes several of them."""
     if answers is None and draw is None:
         return None
-    parts = [Path(task).stem, (answers or "").replace(":", "-"), "" if draw is None else f"seed{draw}"]
+    parts = [load_task(task).name, safe_name(answers or ""), "" if draw is None else f"seed{draw}"]
     return ".".join(part for part in parts if part)
 
 
@@ -111,14 +112,14 @@ def weights_of(run: OpenRun) -> tuple[str, str, str]:
 def _fingerprint(run: OpenRun) -> str:
     from glotlift.models.load import digest
 
-    return digest(weights_of(run), run.recipe.eval.model_dump(mode="json"), contents(run.test_sets))
+    return digest(weights_of(run), run.evaluation.model_dump(mode="json"), contents(run.test_sets))
 
 
 def _do(run: OpenRun) -> None:
     from glotlift.evaluation.evaluate import evaluate_test_sets
 
     evaluate_test_sets(
-        run.loaded, run.test_sets, run.recipe.eval, run.path, adapter=run.path / ADAPTER, seed=run.recipe.seed
+        run.loaded, run.test_sets, run.evaluation, run.path, adapter=run.path / ADAPTER, seed=run.recipe.seed
     )
 
 

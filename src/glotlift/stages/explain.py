@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from glotlift.errors import LanguageError, RecipeError
+from glotlift.errors import LanguageError, RecipeError, one_of
 from glotlift.evaluation.settings import EvalSettings
 from glotlift.evaluation.test_sets import TestSet, read_test_sets
 from glotlift.explanation.settings import Explanation
@@ -50,11 +50,15 @@ def explained(recipe: Recipe, test_sets: Mapping[str, TestSet]) -> TestSet:
     """Return the test set that lens and geometry look at, with the items that they look at.
 
     Raises:
+        RecipeError: the test set is not one of `eval`.
         LanguageError: a language to explain is not evaluated.
         TaskError: the task has no answer words of a language's own.
     """
     settings = recipe.explain
-    test_set = test_sets[settings.task or recipe.eval.tasks[0].key]
+    name = settings.task or next(iter(test_sets))
+    if name not in test_sets:
+        raise RecipeError(f"explain.task: got {name!r}, expected a test set of eval: {one_of(test_sets)}")
+    test_set = test_sets[name]
     chosen = settings.languages or tuple(test_set.items)
     if missing := [code for code in chosen if code not in test_set.items]:
         has = " ".join(test_set.items)
@@ -100,7 +104,7 @@ def _fingerprint(run: OpenRun) -> str:
 
 def _do(run: OpenRun) -> None:
     test_set = explained(run.recipe, run.test_sets)
-    _explain(run.loaded, test_set, run.path, run.recipe.eval.token_budget, run.recipe.seed)
+    _explain(run.loaded, test_set, run.path, run.evaluation.token_budget, run.recipe.seed)
 
 
 EXPLAIN = Stage(

@@ -36,6 +36,7 @@ def run(recipe: Recipe | str | Path, output_path: str | Path | None = None, *, s
         RunError: a stage failed.
     """
     opened = open_run(recipe, output_path, settings)
+    _ = opened.evaluation  # a recipe without it is not a whole run
     explained(opened.recipe, opened.test_sets)  # faults in test data show before hours of training
     walk(opened, *STAGES)
     return opened.path

@@ -14,7 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from glotlift.errors import DataError
+from glotlift.errors import DataError, RecipeError
+from glotlift.evaluation.settings import EvalSettings
 from glotlift.evaluation.test_sets import TestSet, read_test_sets
 from glotlift.processes import processes
 from glotlift.recipe import Recipe, dump_recipe, load_recipe
@@ -41,7 +42,18 @@ class OpenRun:
     @cached_property
     def test_sets(self) -> dict[str, TestSet]:
         """Name -> test set, for all of `eval.tasks`; also what the audit of the questions looks for."""
-        return read_test_sets(self.recipe.eval)
+        return read_test_sets(self.recipe.eval) if self.recipe.eval else {}
+
+    @property
+    def evaluation(self) -> EvalSettings:
+        """How the test sets are scored.
+
+        Raises:
+            RecipeError: the recipe has no `eval`.
+        """
+        if self.recipe.eval is None:
+            raise RecipeError(f"recipe {self.recipe.name!r}: got no `eval`, expected the tasks to evaluate on")
+        return self.recipe.eval
 
     @cached_property
     def base_fingerprint(self) -> str:

@@ -67,7 +67,7 @@ def inspect_training(recipe: Recipe | str | Path, *, settings: Sequence[str] = (
 
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, settings)
     pairs = question_pairs(recipe)
-    audit = audit_of(recipe, pairs, read_test_sets(recipe.eval))
+    audit = audit_of(recipe, pairs, read_test_sets(recipe.eval) if recipe.eval else {})
     training, _ = split_validation(pairs, recipe.data.validation_fraction, recipe.seed)
     tokenizer = load_tokenizer(recipe.model)
     rows = tokenize_pairs(tokenizer, training, recipe.train)

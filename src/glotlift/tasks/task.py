@@ -28,6 +28,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from glotlift.errors import DataError, LanguageError, TaskError, one_of
+from glotlift.fields import Name
 from glotlift.schema import Frozen
 
 ANSWERS_IN = "in:"
@@ -139,7 +140,7 @@ class TaskData(Frozen):
 class Task(Frozen):
     """A classification task in several languages. See docs/tasks.md for the file format."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: Name
     version: int = 1
     description: str = ""
     fields: tuple[str, ...] = Field(min_length=1)
@@ -353,6 +354,8 @@ def _layout_faults(task: Task, where: str, pack: LanguagePack) -> list[str]:
     if has not in ((True, True, False), (False, False, True)):
         got = [name for name, there in zip(("question", "cue", "template"), has, strict=True) if there]
         return [f"{where}: got {' and '.join(got) or 'no question'}, expected question and cue, or template"]
+    if pack.template is None and (named := _fields_named(task, pack.cue or "")):
+        return [f"{where}.cue: got the field {named}, expected it in the question; a cue is written as it is"]
     place = f"{where}.question" if pack.template is None else f"{where}.template"
     try:
         parsed = string.Formatter().parse(pack.template or pack.question or "")
@@ -366,6 +369,11 @@ def _layout_faults(task: Task, where: str, pack: LanguagePack) -> list[str]:
     except (ValueError, LookupError) as error:
         return [f"{place}: {error}; write fields as {{{task.fields[0]}}}"]
     return []
+
+
+def _fields_named(task: Task, text: str) -> str:
+    """Return the fields that a text names where none is put in, as `{text}`; "" for none."""
+    return one_of(f"{{{field}}}" for field in task.fields if f"{{{field}}}" in text)
 
 
 def _set_faults(task: Task, where: str, sets: Mapping[str, Mapping[str, str]]) -> list[str]:
@@ -382,6 +390,9 @@ def _answer_faults(task: Task, where: str, words: Mapping[str, str]) -> list[str
     if set(words) != set(task.labels):
         return [f"{where}: got words for {sorted(words)}, expected {sorted(task.labels)}"]
     faults = [f"{where}: the word of {label!r} is empty" for label, word in words.items() if not word.strip()]
+    for label, word in words.items():
+        if named := _fields_named(task, word):
+            faults.append(f"{where}: the word of {label!r} is {word!r}, expected a word without the field {named}")
     first_with: dict[str, str] = {}
     for label, word in words.items():
         if word in first_with:
