@@ -18,6 +18,7 @@ from safetensors.torch import load
 
 from glotlift.cli import main
 from glotlift.stages.train import train
+from tests.warm import Warm, as_by_torchrun
 
 STEPS = 12
 
@@ -39,11 +40,13 @@ def recipe(tiny_folder, tmp_path_factory):
     return path
 
 
-def _start(recipe, target, *launcher, settings=()):
+def _arguments(recipe, target, *settings):
     asked = [part for setting in settings for part in ("--set", setting)]
-    command = [*(launcher or (sys.executable,)), "-m", "glotlift", "train", str(recipe), "-o", str(target), *asked]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return ["train", str(recipe), "-o", str(target), *asked]
+
+
+def _start(recipe, target):
+    return Warm(main, _arguments(recipe, target))
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +78,7 @@ def test_killed_at_any_step_it_goes_on_to_the_same_bytes(recipe, whole, tmp_path
         time.sleep(0.001)
     time.sleep(random.random() * 0.05)  # somewhere between this checkpoint and the next
     process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL, "it was over before it could be killed"
+    assert process.wait()[0] == -signal.SIGKILL, "it was over before it could be killed"
     assert not (tmp_path / "run" / "adapter").exists()
     train(recipe, tmp_path / "run")
     assert _adapter(tmp_path / "run") == _adapter(whole)
@@ -88,8 +90,8 @@ def test_ctrl_c_says_how_to_go_on(recipe, whole, tmp_path):
     while process.poll() is None and not list((tmp_path / "run").glob("checkpoints/*/checkpoint-2")):
         time.sleep(0.001)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    code, _, err = process.wait(60)
+    assert code == 130
     assert "interrupted; the last good checkpoint is of step" in err
     assert "Traceback" not in err
     train(recipe, tmp_path / "run")
@@ -130,9 +132,11 @@ def test_two_processes_give_the_loss_curve_of_one(recipe, one_process, tmp_path,
         monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
         monkeypatch.setenv("OMPI_ALLOW_RUN_AS_ROOT", "1")
         monkeypatch.setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
-    process = _start(recipe, tmp_path / "run", path, *options, settings=["train.dropout=0"])
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    command = [path, *options, "-m", "glotlift", *_arguments(recipe, tmp_path / "run", "train.dropout=0")]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    out, err = done.stdout, done.stderr
+    assert done.returncode == 0, err
     assert out.count("/adapter") == 1, "only the first process prints"
     assert err.count("data: 64 question pairs") == 1
     assert len(_losses(one_process)) == STEPS
@@ -143,11 +147,11 @@ def test_two_processes_give_the_loss_curve_of_one(recipe, one_process, tmp_path,
 
 
 def test_a_step_that_processes_cannot_share_is_refused(recipe, tmp_path):
-    program, *options = LAUNCHERS["torchrun"]
-    path = str(Path(sys.executable).parent / program)
-    settings = ["train.batch_size=3", "train.micro_batch_size=1"]
-    _, err = _start(recipe, tmp_path / "run", path, *options, settings=settings).communicate(timeout=300)
-    assert "got train.batch_size 3 for 2 processes, expected a multiple of their number" in err
+    arguments = _arguments(recipe, tmp_path / "run", "train.batch_size=3", "train.micro_batch_size=1")
+    both = [Warm(main, arguments, **environment) for environment in as_by_torchrun(2)]
+    for code, _, err in [process.wait() for process in both]:
+        assert code == 2
+        assert "got train.batch_size 3 for 2 processes, expected a multiple of their number" in err
 
 
 def test_inspect_and_dry_run_train_nothing(recipe, tmp_path, capsys, monkeypatch):
