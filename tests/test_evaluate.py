@@ -3,16 +3,19 @@
 import json
 import logging
 import os
-import subprocess
-import sys
+import signal
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from glotlift import compare, evaluate
+from glotlift.cli import main
 from glotlift.errors import DataError, ModelError, RecipeError, TaskError
+from glotlift.evaluation.journal import Journal
 from glotlift.runs import read_parquet
 from glotlift.tasks.load import load_task
+from tests.warm import Warm, as_by_torchrun
 
 pytestmark = pytest.mark.usefixtures("_quiet")
 
@@ -149,39 +152,41 @@ def test_compare_reads_any_two_folders_and_refuses_other_items(tiny_folder, tmp_
 
 
 def test_two_processes_give_the_bytes_of_one(tiny_folder, tmp_path):
-    """`torchrun` on a CPU; `accelerate launch` sets the same variables on GPUs."""
-    asked = ["-m", "glotlift", "eval", "--model", tiny_folder, "--languages", "de,th", "--limit", "20"]
+    """As `torchrun` starts them on a CPU; `accelerate launch` sets the same variables on GPUs."""
+    asked = ["eval", "--model", str(tiny_folder), "--languages", "de,th", "--limit", "20"]
     asked += ["--batch-size", "3", "--answers", "own,english", "--log-samples"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     told = []
-    for name, launcher in (("one", []), ("two", launch)):
-        command = [sys.executable, *launcher, *map(str, asked), "--output-path", str(tmp_path / name)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-        assert done.returncode == 0, done.stderr
-        told.append(done.stdout.replace(str(tmp_path / name), ""))
-    assert told[0] == told[1]  # printed once
+    for name, environments in (("one", [{}]), ("two", as_by_torchrun(2))):
+        arguments = [*asked, "--output-path", str(tmp_path / name)]
+        for code, out, err in [each.wait() for each in [Warm(main, arguments, **each) for each in environments]]:
+            assert code == 0, err
+            told.append(out.replace(str(tmp_path / name), ""))
+    assert told[0]
+    assert told == [told[0], told[0], ""]  # printed once
     files = [{str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
              for folder in (tmp_path / "one", tmp_path / "two")]  # fmt: skip
     assert len(files[0]) == 4 + 4 + 1
     assert files[0] == files[1]
 
 
+def _interrupted_at_the_third_batch(arguments):
+    append, batches = Journal.append, count(1)
+
+    def stop(journal, scores):
+        append(journal, scores)
+        if next(batches) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    Journal.append = stop
+    main(arguments)
+
+
 def test_an_interrupt_leaves_whole_batches_and_says_how_to_go_on(tiny_folder, tmp_path):
-    script = (
-        "import sys, signal, os; from glotlift.cli import main; from glotlift.evaluation.journal import Journal;"
-        "append = Journal.append; n = [];\n"
-        "def stop(journal, scores):\n"
-        "    append(journal, scores); n.append(1)\n"
-        "    if len(n) == 3: os.kill(os.getpid(), signal.SIGINT)\n"
-        "Journal.append = stop; main(sys.argv[1:])"
-    )
-    asked = ["eval", "--model", tiny_folder, "--languages", "de", "--limit", "20", "--batch-size", "2"]
-    command = [sys.executable, "-W", "ignore", "-c", script, *map(str, asked), "-o", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 130
-    assert "start the same command again to go on" in done.stderr
-    assert "Traceback" not in done.stderr
+    asked = ["eval", "--model", str(tiny_folder), "--languages", "de", "--limit", "20", "--batch-size", "2"]
+    code, _, err = Warm(_interrupted_at_the_third_batch, [*asked, "-o", str(tmp_path / "out")]).wait()
+    assert code == 130
+    assert "start the same command again to go on" in err
+    assert "Traceback" not in err
     left = [str(f.relative_to(tmp_path / "out")) for f in (tmp_path / "out").rglob("*") if f.is_file()]
     assert left == [str(Path("predictions/base/sentiment/.de.0.jsonl"))]
     assert len((tmp_path / "out" / left[0]).read_text().splitlines()) == 4  # what it depends on, and three batches

@@ -1,38 +1,32 @@
 """An evaluation that is killed with SIGKILL at twenty random points, against one that nothing stops."""
 
-import subprocess
-import sys
+import os
+import random
+import select
+import signal
+import time
 from pathlib import Path
 
-# One process imports everything once and forks the ones that are killed. Each tells through a pipe which batches ran.
-SCRIPT = """
-import os, random, select, signal, sys, time
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
 from glotlift import evaluate
 from glotlift.evaluation import predict
-import glotlift.evaluation.scores, glotlift.evaluation.samples, glotlift.models.load, glotlift.models.server
+from tests.warm import Warm
 
-model, folder, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-run = predict.run
-tell = None
 
-def telling(*args, **options):
-    for batch in run(*args, **options):
-        os.write(tell, b"b")
-        yield batch
-
-predict.run = telling
-
-def once(target, seconds=None):
-    '''Evaluate in a fork; kill it after some seconds; return (batches it ran, seconds, whether it was killed).'''
-    global tell
+def _forked(model: Path, target: Path, seconds: float | None = None) -> tuple[int, float, bool]:
+    """Evaluate in a fork; kill it after some seconds; return (batches it ran, seconds, whether it was killed)."""
+    run = predict.run
     out, tell = os.pipe()
+
+    def telling(*args, **options):
+        for batch in run(*args, **options):
+            os.write(tell, b"b")
+            yield batch
+
     begin = time.monotonic()
     child = os.fork()
     if child == 0:
-        evaluate(model=model, languages="de,th", limit=40, batch_size=2, output_path=target)
+        predict.run = telling
+        evaluate(model=str(model), languages="de,th", limit=40, batch_size=2, output_path=target)
         os._exit(0)
     os.close(tell)
     killed = False
@@ -45,18 +39,19 @@ def once(target, seconds=None):
     os.close(out)
     return ran, time.monotonic() - begin, killed
 
-planned, whole, _ = once(folder / "whole")
-kills = ran = 0
-random = random.Random(seed)
-target = 0
-while kills < 20:
-    found, _, killed = once(folder / f"killed{target}", random.uniform(0.02, whole / 2))
-    ran += found
-    kills += killed
-    target += not killed  # done: the next kills hit another evaluation
-ran += once(folder / f"killed{target}")[0]
-print(planned, kills, ran, target + 1)
-"""
+
+def _twenty_kills(model: Path, folder: Path, seed: int) -> None:
+    """Print how many batches an evaluation has, and of killed ones: kills, batches they ran, evaluations."""
+    planned, whole, _ = _forked(model, folder / "whole")
+    kills = ran = target = 0
+    moments = random.Random(seed)
+    while kills < 20:
+        found, _, killed = _forked(model, folder / f"killed{target}", moments.uniform(0.02, whole / 2))
+        ran += found
+        kills += killed
+        target += not killed  # done: the next kills hit another evaluation
+    ran += _forked(model, folder / f"killed{target}")[0]
+    print(planned, kills, ran, target + 1)  # noqa: T201
 
 
 def _content(folder: Path) -> dict[str, bytes]:
@@ -65,10 +60,9 @@ def _content(folder: Path) -> dict[str, bytes]:
 
 
 def test_twenty_kills_lose_at_most_a_batch_each_and_change_no_byte(tiny_folder, tmp_path):
-    arguments = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(tiny_folder), str(tmp_path), "3"]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    planned, kills, ran, n_targets = map(int, done.stdout.split())
+    code, out, err = Warm(_twenty_kills, tiny_folder, tmp_path, 3).wait()
+    assert code == 0, err
+    planned, kills, ran, n_targets = map(int, out.split())
     assert planned > 20
     assert kills == 20
     lost = ran - planned * n_targets

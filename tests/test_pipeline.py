@@ -1,11 +1,8 @@
 """The whole pipeline on a tiny model: every stage, skipping, and going on after a kill at any moment."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from glotlift.runs import read_parquet
 from glotlift.stages.evaluate import evaluate
 from glotlift.stages.run import run
 from glotlift.tasks import load
+from tests.warm import Warm
 
 STAGES = ("data", "train", "merge", "eval", "explain")
 
@@ -137,12 +135,11 @@ MOMENTS = {
 def test_killed_and_started_again_gives_the_same_bytes(recipe, whole, tmp_path, monkeypatch, moment):
     monkeypatch.setattr("glotlift.stages.report._write", lambda folder: None)
     target = tmp_path / "killed"
-    command = [sys.executable, "-c", f"from glotlift.stages.run import run; run({str(recipe)!r}, {str(target)!r})"]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    process = Warm(run, recipe, target)
     while process.poll() is None and not list(target.glob(MOMENTS[moment])):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
+    assert process.wait()[0] == -signal.SIGKILL, "the run was over before it could be killed"
     assert not (target / "report.html").exists()
     run(recipe, target)
     got, expected = _files(target), _files(whole)

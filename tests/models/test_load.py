@@ -1,7 +1,7 @@
 """Loading by name, and converting GGUF once."""
 
-import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from glotlift.errors import ModelError
 from glotlift.models import load
 from glotlift.models.load import load_model, load_tokenizer, model_source
+from tests.warm import Warm
 
 
 def test_a_local_folder_loads(tiny_folder):
@@ -61,33 +62,29 @@ def test_a_gguf_that_is_none_leaves_nothing_behind(tmp_path, monkeypatch):
     assert left == [tmp_path / "cache" / "models"]
 
 
-_CONVERT = """
-import sys, time
-from pathlib import Path
-from glotlift.models import load
-
-def convert(file, target):  # stands for the slow conversion; writes in two steps as that does
+def _convert(file: Path, target: Path) -> None:
+    """Stand for the slow conversion; write in two steps as that does."""
     scratch = target.with_name(target.name + ".scratch")
     scratch.mkdir()  # fails if two convert at once
     (scratch / "model.safetensors").write_text("weights")
     time.sleep(0.5)
     (scratch / "config.json").write_text("{}")
     scratch.rename(target)
-    print("converted")
+    print("converted")  # noqa: T201
 
-load._convert = convert
-print(load.model_source(sys.argv[1]))
-"""
+
+def _print_source(file: str) -> None:
+    load._convert = _convert
+    print(load.model_source(file))  # noqa: T201
 
 
 def test_two_processes_convert_once(tmp_path, monkeypatch):
     monkeypatch.setenv("GLOTLIFT_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "model.gguf"
     file.write_bytes(b"weights")
-    command = [sys.executable, "-c", _CONVERT, str(file)]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    out = [process.communicate()[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
+    both = [Warm(_print_source, str(file)) for _ in range(2)]
+    codes, out, _ = zip(*(process.wait() for process in both), strict=True)
+    assert codes == (0, 0)
     assert sum("converted" in text for text in out) == 1
     folders = {text.splitlines()[-1] for text in out}
     assert len(folders) == 1
