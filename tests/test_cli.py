@@ -251,7 +251,7 @@ def test_a_language_the_task_has_no_prompts_in(refused, evaluate, tmp_path):
 
 def test_settings_that_do_not_go_together(refused, evaluate):
     assert refused(*evaluate, "--tasks", "sentiment, sentiment") == (
-        "evaluate: tasks: got the names sentiment, sentiment, expected distinct ones; give one a `name`"
+        "tasks: got the names sentiment, sentiment, expected distinct ones; give one a `name`"
     )
     assert refused(*evaluate, "--tasks", " , ") == "evaluate: `tasks`: got [], expected at least 1 item"
 
