@@ -18,11 +18,13 @@ import yaml
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from glotlift.cli import app, main
+import glotlift
+from glotlift.cli import app, data, main, tasks
 from glotlift.evaluation.settings import Evaluation
 from glotlift.explanation.settings import Explanation
 from glotlift.languages import LANGUAGES
 from glotlift.runs import read_parquet
+from glotlift.tasks import load
 from tests.data.test_read import write_jsonl
 from tests.tasks.test_load import write_task
 from tests.tasks.test_task import definition
@@ -556,3 +558,53 @@ def test_evaluations_that_cannot_be_compared(evaluated, refused, cli, evaluate, 
     )
     (fewer / "de.parquet").write_bytes(b"PAR1 junk")
     assert refused("compare", folder, fewer).startswith(f"{fewer / 'de.parquet'}: cannot be read as Parquet")
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("command", [[], ["eval"], ["tasks"], ["tasks", "show"], ["data", "export"]], ids=" ".join)
+def test_help_of_every_command_has_a_short_flag(command, flag, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*command, flag])
+    assert end.value.code == 0
+    assert "Usage: " in capsys.readouterr().out
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert (end.value.code, capsys.readouterr().out) == (0, f"glotlift {glotlift.__version__}\n")
+
+
+def test_shells_complete_commands(monkeypatch, capsys):
+    monkeypatch.setenv("_GLOTLIFT_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "glotlift ta")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    monkeypatch.setattr("sys.argv", ["glotlift"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().out.strip() == "tasks"
+
+
+@pytest.mark.parametrize("name", load.builtin_tasks())
+def test_a_bundled_task_can_be_copied(name, capsys, tmp_path):
+    with pytest.raises(SystemExit) as end:
+        main(["tasks", "show", name, "--yaml"])
+    assert end.value.code == 0
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(capsys.readouterr().out, encoding="utf-8")
+    assert load.load_task(str(copy)) == load.load_task(name)
+    assert load.show_task(str(copy), "de,th") == load.show_task(name, "de,th")
+
+
+GROUPS = {"data": data.app, "tasks": tasks.app}
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_every_command_is_a_public_function_that_the_readme_names():
+    rows = re.findall(r"^\| `glotlift (.+?)` \| `(\w+)` \|", README.read_text(encoding="utf-8"), re.M)
+    words = [line.split() for line, _ in rows]
+    named = {" ".join(each[: 2 if each[0] in GROUPS else 1]) for each in words}
+    commands = {name for name in typer.main.get_group(app).commands if name not in GROUPS}
+    commands |= {f"{group} {name}" for group, sub in GROUPS.items() for name in typer.main.get_group(sub).commands}
+    assert named == commands
+    assert {function for _, function in rows} <= set(glotlift.__all__)

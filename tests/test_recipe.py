@@ -7,10 +7,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from glotlift.cli.stages import DEMO_RECIPE
 from glotlift.errors import RecipeError
 from glotlift.languages import LANGUAGES
 from glotlift.recipe import PRESETS, Recipe, dump_recipe, load_recipe
+from glotlift.stages.run import DEMO
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SMALLEST = {
@@ -66,7 +66,7 @@ def test_a_dumped_recipe_loads_to_the_same(tmp_path):
     assert yaml.safe_load(text)["explain"]["languages"] == ["no"]  # Norwegian, not false
 
 
-@pytest.mark.parametrize("path", [*RECIPES.glob("*.yaml"), DEMO_RECIPE], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*RECIPES.glob("*.yaml"), DEMO], ids=lambda path: path.stem)
 def test_the_recipes_that_come_with_the_project_load(path):
     assert load_recipe(path).name
 

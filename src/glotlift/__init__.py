@@ -10,38 +10,50 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from glotlift.errors import GlotliftError
+    from glotlift.evaluation.check import check_task
     from glotlift.languages import LANGUAGES
+    from glotlift.models.describe import describe_model
     from glotlift.models.load import load_model
     from glotlift.recipe import Recipe, load_recipe
     from glotlift.stages.compare import compare
     from glotlift.stages.data import build_data
     from glotlift.stages.evaluate import evaluate
     from glotlift.stages.explain import explain
+    from glotlift.stages.export import audit_data, export_data, export_tasks
     from glotlift.stages.merge import merge
     from glotlift.stages.report import report
-    from glotlift.stages.run import run
-    from glotlift.stages.train import train
-    from glotlift.tasks.load import load_task
+    from glotlift.stages.run import demo, run
+    from glotlift.stages.train import inspect_training, train
+    from glotlift.tasks.load import builtin_tasks, load_task, show_task
     from glotlift.tasks.task import Item, Task
 
 __version__ = "0.1.0"
 
 _HOME = {
     "GlotliftError": "glotlift.errors",
-    "LANGUAGES": "glotlift.languages",
     "Item": "glotlift.tasks.task",
+    "LANGUAGES": "glotlift.languages",
     "Recipe": "glotlift.recipe",
     "Task": "glotlift.tasks.task",
+    "audit_data": "glotlift.stages.export",
     "build_data": "glotlift.stages.data",
+    "builtin_tasks": "glotlift.tasks.load",
+    "check_task": "glotlift.evaluation.check",
     "compare": "glotlift.stages.compare",
+    "demo": "glotlift.stages.run",
+    "describe_model": "glotlift.models.describe",
     "evaluate": "glotlift.stages.evaluate",
     "explain": "glotlift.stages.explain",
+    "export_data": "glotlift.stages.export",
+    "export_tasks": "glotlift.stages.export",
+    "inspect_training": "glotlift.stages.train",
     "load_model": "glotlift.models.load",
     "load_recipe": "glotlift.recipe",
     "load_task": "glotlift.tasks.load",
     "merge": "glotlift.stages.merge",
     "report": "glotlift.stages.report",
     "run": "glotlift.stages.run",
+    "show_task": "glotlift.tasks.load",
     "train": "glotlift.stages.train",
 }
 
@@ -51,16 +63,25 @@ __all__ = [
     "LANGUAGES",
     "Recipe",
     "Task",
+    "audit_data",
     "build_data",
+    "builtin_tasks",
+    "check_task",
     "compare",
+    "demo",
+    "describe_model",
     "evaluate",
     "explain",
+    "export_data",
+    "export_tasks",
+    "inspect_training",
     "load_model",
     "load_recipe",
     "load_task",
     "merge",
     "report",
     "run",
+    "show_task",
     "train",
 ]
 

@@ -10,20 +10,38 @@ import errno
 import logging
 import os
 import sys
+from typing import Annotated
 
 import typer
 
+from glotlift import __version__
 from glotlift.cli import data, stages, tasks
 from glotlift.errors import GlotliftError
 from glotlift.processes import prints
 
 app = typer.Typer(
     name="glotlift",
-    help="Lift an LLM into languages it was never labelled in: align on translated questions, verify, explain, ship.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"glotlift {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Lift an LLM into languages it was never labelled in: align on translated questions, verify, explain, ship."""
+
+
 app.command()(stages.demo)
 app.command()(stages.run)
 app.command()(stages.train)
@@ -42,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exits the process."""
     _quiet()
     try:
-        app(arguments)
+        app(arguments, prog_name="glotlift")
     except GlotliftError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:

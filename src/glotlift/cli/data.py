@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -29,12 +29,9 @@ def data_audit(
     ] = None,
 ) -> None:
     """Print the audit of a file of question pairs as JSON."""
-    from glotlift.data.audit import audit_pairs
-    from glotlift.data.questions import load_pairs
-    from glotlift.tasks.load import load_task
+    from glotlift.stages.export import audit_data
 
-    found = audit_pairs(load_pairs(pairs), task=load_task(task) if task else None)
-    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(audit_data(pairs, task), indent=2, ensure_ascii=False))
 
 
 @app.command("export")
@@ -46,21 +43,6 @@ def data_export(
     about: Annotated[str, typer.Option("--about", help="Where the questions are from, for the dataset card.")] = "",
 ) -> None:
     """Write question pairs as LLaMA-Factory, TRL or the Hugging Face hub read them."""
-    from glotlift.data.export_pairs import export_pairs
-    from glotlift.data.questions import load_pairs
+    from glotlift.stages.export import export_data
 
-    file = pairs / "data" / "pairs.jsonl" if pairs.is_dir() else pairs
-    audit = file.with_name("audit.json")
-    known = _read_json(audit) if audit.is_file() else None
-    typer.echo(export_pairs(load_pairs(file), folder, format, name=name, about=about, audit=known))
-
-
-def _read_json(file: Path) -> Any:
-    from glotlift.errors import DataError
-
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as fault:
-        raise DataError(
-            f"{file}: cannot be read as JSON ({fault}), expected what `glotlift data build` wrote"
-        ) from None
+    typer.echo(export_data(pairs, folder, format=format, name=name, about=about))

@@ -29,14 +29,12 @@ from glotlift.cli.flags import (
 from glotlift.cli.output import console, finish, print_paragraphs, print_tables
 from glotlift.processes import prints
 
-DEMO_RECIPE = Path(__file__).parents[1] / "tasks" / "sample" / "demo.yaml"
-
 
 def demo(output_path: OutputPath = None) -> None:
     """Do everything on a real small model and the bundled sample: a few minutes on a CPU."""
-    from glotlift.stages.run import run as run_recipe
+    from glotlift.stages.run import demo as run_demo
 
-    finish(run_recipe(DEMO_RECIPE, output_path))
+    finish(run_demo(output_path))
 
 
 def run(recipe: RecipePath, output_path: OutputPath = None, settings: Settings = None) -> None:

@@ -27,15 +27,18 @@ def tasks_show(
     task: Annotated[str, typer.Argument(help="Name or file.")],
     languages: Annotated[str, typer.Option("--languages", help="Codes such as `de,sw`, or `all`.")] = "en",
     answers: Annotated[str, typer.Option("--answers", help="Answer set.")] = "own",
+    yaml: Annotated[
+        bool, typer.Option("--yaml", help="Print the task file itself, to begin your own task with.")
+    ] = False,
 ) -> None:
-    """Print the prompt of a task in some languages."""
-    from glotlift.languages import resolve
-    from glotlift.tasks.load import load_task
+    """Print the prompt of a task in some languages, or its file."""
+    from glotlift.tasks.load import load_task, show_task, task_file
 
-    definition = load_task(task)
-    blank = {field: f"<{field}>" for field in definition.fields}
-    for code in resolve(languages):
-        typer.echo(f"--- {definition.name}, {code}\n{definition.prompt(code, answers, blank)}\n")
+    if yaml:
+        typer.echo(task_file(task).read_text(encoding="utf-8"), nl=False)
+        return
+    for code, prompt in show_task(task, languages, answers).items():
+        typer.echo(f"--- {load_task(task).name}, {code}\n{prompt}\n")
 
 
 @app.command("check")
@@ -87,7 +90,6 @@ def tasks_export(
         typer.echo(f"lm_eval --include_path {folder} --tasks {group}")
 
 
-@app.command()
 def languages() -> None:
     """List the languages glotlift knows."""
     from glotlift.languages import LANGUAGES
@@ -98,15 +100,11 @@ def languages() -> None:
         )
 
 
-@app.command()
 def models(name: Annotated[str, typer.Argument(help="Hub id, folder, .gguf file, or `demo`.")] = "demo") -> None:
     """Show what a model name stands for, converting a GGUF file when first asked."""
-    from glotlift.models.anatomy import decoder_layers
-    from glotlift.models.load import load_model
+    from glotlift.models.describe import describe_model
 
-    loaded = load_model(name)
-    config = loaded.model.config
-    parameters = sum(p.numel() for p in loaded.model.parameters())
-    typer.echo(f"{name}: {type(loaded.model).__name__}, {parameters / 1e6:.0f} M parameters, {loaded.model.dtype}")
-    typer.echo(f"{len(decoder_layers(loaded.model))} layers, width {config.hidden_size}, {config.vocab_size:,} tokens")
-    typer.echo(f"window {config.max_position_embeddings:,} tokens, fingerprint {loaded.fingerprint}")
+    found = describe_model(name)
+    typer.echo(f"{name}: {found['architecture']}, {found['parameters'] / 1e6:.0f} M parameters, {found['dtype']}")
+    typer.echo(f"{found['layers']} layers, width {found['width']}, {found['tokens']:,} tokens")
+    typer.echo(f"window {found['window']:,} tokens, fingerprint {found['fingerprint']}")

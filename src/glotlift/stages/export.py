@@ -1,18 +1,75 @@
-"""`export_tasks`: tasks with their items, for lm-evaluation-harness. No stage of a run.
+"""Public functions that read or write question pairs and tasks for others. No stages of a run.
 
-Reads: tasks and test rows. Writes: a task group into a folder.
+`audit_data` reads pairs; `export_data` writes them as TRL, LLaMA-Factory or the hub read them; `export_tasks` writes
+tasks with their items for lm-evaluation-harness.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from glotlift.errors import RecipeError
+from glotlift.errors import DataError, RecipeError
 from glotlift.evaluation.settings import EvalSettings, EvalTask
 from glotlift.evaluation.test_sets import read_test_sets
 from glotlift.fields import default_of
 from glotlift.schema import validate
+
+
+def audit_data(pairs: str | Path, task: str | None = None) -> dict[str, Any]:
+    """Return the audit of a file of question pairs, see `glotlift.data.audit.audit_pairs`.
+
+    Args:
+        pairs: a `pairs.jsonl`, or a run folder.
+        task: name or path of a task, whose answers are looked for in the pairs; None for none.
+
+    Raises:
+        UserError: the file or the task is at fault.
+    """
+    from glotlift.data.audit import audit_pairs
+    from glotlift.data.questions import load_pairs
+    from glotlift.tasks.load import load_task
+
+    return audit_pairs(load_pairs(_pairs_file(pairs)), task=load_task(task) if task else None)
+
+
+def export_data(
+    pairs: str | Path, output_path: str | Path, *, format: str = "trl", name: str = "questions", about: str = ""
+) -> Path:
+    """Write question pairs as others read them; return the file, or the folder for the hub.
+
+    Args:
+        pairs: a `pairs.jsonl`, or a run folder, whose audit then stands in the card.
+        output_path: folder for the files.
+        format: `trl`, `llama-factory` or `hub`.
+        name: of the data set.
+        about: where the questions are from, for the card.
+
+    Raises:
+        UserError: the pairs, the format or the name is at fault.
+    """
+    from glotlift.data.export_pairs import export_pairs
+    from glotlift.data.questions import load_pairs
+
+    file = _pairs_file(pairs)
+    audit = file.with_name("audit.json")
+    known = _read_json(audit) if audit.is_file() else None
+    return export_pairs(load_pairs(file), Path(output_path), format, name=name, about=about, audit=known)
+
+
+def _pairs_file(pairs: str | Path) -> Path:
+    path = Path(pairs)
+    return path / "data" / "pairs.jsonl" if path.is_dir() else path
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as fault:
+        expected = "expected what `glotlift data build` wrote"
+        raise DataError(f"{file}: cannot be read as JSON ({fault}), {expected}") from None
 
 
 def export_tasks(

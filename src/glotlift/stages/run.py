@@ -20,6 +20,9 @@ from glotlift.stages.report import REPORT
 from glotlift.stages.stage import open_run, walk
 from glotlift.stages.train import TRAIN
 
+DEMO = Path(__file__).parents[1] / "tasks" / "sample" / "demo.yaml"
+"""The recipe of the bundled sample."""
+
 STAGES = (DATA, TRAIN, MERGE, EVALUATE, EXPLAIN, REPORT)
 
 
@@ -40,3 +43,15 @@ def run(recipe: Recipe | str | Path, output_path: str | Path | None = None, *, s
     explained(opened.recipe, opened.test_sets)  # faults in test data show before hours of training
     walk(opened, *STAGES)
     return opened.path
+
+
+def demo(output_path: str | Path | None = None) -> Path:
+    """Do every stage on a real small model and the bundled sample, and return the run folder; minutes on a CPU.
+
+    Args:
+        output_path: the run folder; `runs/demo` by default.
+
+    Raises:
+        ModelError: the demo model is not installed.
+    """
+    return run(DEMO, output_path)

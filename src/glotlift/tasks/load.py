@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from glotlift.errors import TaskError, nearest
-from glotlift.languages import is_code
+from glotlift.languages import is_code, resolve
 from glotlift.schema import read_yaml, validate
 from glotlift.tasks.task import Task
 
@@ -29,11 +29,37 @@ def load_task(name_or_path: str) -> Task:
     Raises:
         TaskError: there is no such task, or its file has faults (all are named).
     """
-    if name_or_path in builtin_tasks():
-        return _builtin(name_or_path)
-    if name_or_path.endswith((".yaml", ".yml")):
-        return _read(Path(name_or_path))
+    path = task_file(name_or_path)
+    return _builtin(path) if path.parent == _BUILTIN else _read(path)
+
+
+def show_task(name_or_path: str, languages: str = "en", answers: str = "own") -> dict[str, str]:
+    """Return the prompt of a task by language, its fields as `<field>`.
+
+    Args:
+        name_or_path: see `load_task`.
+        languages: codes such as `de,sw`, or `all`.
+        answers: see `Task.answers`.
+
+    Raises:
+        UserError: there is no such task or answer set, or no prompt in a language.
+    """
+    task = load_task(name_or_path)
+    blank = {field: f"<{field}>" for field in task.fields}
+    return {code: task.prompt(code, answers, blank) for code in resolve(languages)}
+
+
+def task_file(name_or_path: str) -> Path:
+    """Return the YAML file of a task.
+
+    Raises:
+        TaskError: there is no such task.
+    """
     known = builtin_tasks()
+    if name_or_path in known:
+        return _BUILTIN / f"{name_or_path}.yaml"
+    if name_or_path.endswith((".yaml", ".yml")):
+        return Path(name_or_path)
     raise TaskError(
         f"unknown task {name_or_path!r}{nearest(name_or_path, known)}; "
         f"expected one of {', '.join(known)}, or the path of a .yaml file"
@@ -41,8 +67,8 @@ def load_task(name_or_path: str) -> Task:
 
 
 @cache
-def _builtin(name: str) -> Task:
-    return _read(_BUILTIN / f"{name}.yaml")
+def _builtin(path: Path) -> Task:
+    return _read(path)
 
 
 def _read(path: Path) -> Task:
