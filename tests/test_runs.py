@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import platform
 import signal
@@ -17,6 +18,7 @@ import pytest
 from safetensors import SafetensorError
 
 from glotlift.errors import DataError, OutputError
+from glotlift.recipe import Recipe
 from glotlift.runs import (
     RunFolder,
     parquet_metadata,
@@ -28,6 +30,13 @@ from glotlift.runs import (
     write_parquet,
     write_text,
 )
+from glotlift.stages.data import build_data
+from glotlift.stages.evaluate import evaluate
+from glotlift.stages.explain import explain
+from glotlift.stages.report import report
+from tests.warm import Warm
+
+RECIPE = Recipe.model_validate({"name": "small", "data": {"task": "sentiment", "languages": "de", "limit": 4}})
 
 
 def names(folder: Path) -> list[str]:
@@ -280,3 +289,53 @@ def test_what_a_killed_process_was_writing_is_removed_and_what_a_living_one_writ
     write_json(tmp_path / "scores.json", {})
     write_folder(tmp_path / "adapter", lambda folder: (folder / "a").write_text(""))
     assert {path.name for path in tmp_path.iterdir()} == {"scores.json", "adapter", *kept}
+
+
+def _hold(folder: Path) -> None:
+    with RunFolder(folder).lock():
+        write_text(folder / "at-work", "")
+        time.sleep(60)
+
+
+def test_a_folder_is_one_process_at_a_time_and_free_again_after_a_kill(tmp_path):
+    other = Warm(_hold, tmp_path)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "at-work").exists():
+        assert other.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    expected = f"{tmp_path}: another glotlift process is at work here, expected one at a time"
+    for start in (
+        lambda: evaluate(model="demo", languages="en", limit=1, output_path=tmp_path),
+        lambda: build_data(RECIPE, tmp_path),
+        lambda: explain(model="demo", languages="en", limit=1, output_path=tmp_path),
+        lambda: report(tmp_path),
+    ):
+        write_text(tmp_path / "scores.json", "{}")
+        with pytest.raises(OutputError) as caught:
+            start()
+        assert str(caught.value) == expected
+    assert not (tmp_path / "recipe.yaml").exists()
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    with RunFolder(tmp_path).lock():
+        pass
+    assert build_data(RECIPE, tmp_path).exists()
+
+
+def test_processes_of_one_job_share_a_folder(tmp_path, monkeypatch):
+    with RunFolder(tmp_path).lock():
+        monkeypatch.setenv("RANK", "1")
+        with RunFolder(tmp_path).lock():
+            pass
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
+    def none(*_, **__):
+        raise NotImplementedError
+
+    monkeypatch.setattr("glotlift.runs.FileLock.acquire", none)
+    monkeypatch.setattr(logging.getLogger("glotlift"), "propagate", True)
+    with RunFolder(tmp_path).lock():
+        pass
+    assert "knows no locks; start one process at a time here" in caplog.text

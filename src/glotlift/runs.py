@@ -16,6 +16,7 @@ nothing half-written under a final name. A stage is done when the manifest says 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import shutil
@@ -27,9 +28,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from glotlift.errors import DataError, OutputError
+from glotlift.processes import prints
+
+log = logging.getLogger("glotlift")
+
+LOCK = ".lock"
+"""Of a run folder: what a process at work holds."""
 
 _PACKAGES = ("glotlift", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy", "scipy", "scikit-learn")
 
@@ -69,6 +77,29 @@ class RunFolder:
                 f"{self._manifest}: got no `stages`, expected a manifest of glotlift; delete it to start anew"
             )
         return manifest
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes out of the folder while inside; the system ends the lock of a process that was killed.
+
+        Of the processes of a job the first one takes it. Where the file system knows no locks, there is none.
+
+        Raises:
+            OutputError: another process is at work in the folder.
+        """
+        lock = FileLock(self.path / LOCK)
+        if prints():
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                got = "another glotlift process is at work here"
+                raise OutputError(f"{self.path}: {got}, expected one at a time") from None
+            except NotImplementedError:
+                log.warning("%s: the file system knows no locks; start one process at a time here", self.path)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def is_done(self, stage: str, fingerprint: str) -> bool:
         """Return whether a stage has finished with this fingerprint."""

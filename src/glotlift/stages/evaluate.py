@@ -48,11 +48,12 @@ def evaluate(evaluation: Evaluation | None = None, *, output_path: str | Path, *
     chosen = validate(EvalSettings, {**common, "tasks": _entries(asked)}, "evaluate", RecipeError)
     test_sets = read_test_sets(chosen)
     folder = RunFolder(Path(output_path))
-    return evaluate_test_sets(
-        _engine(asked), test_sets, chosen, folder.path,
-        adapter=Path(asked.adapter) if asked.adapter else None, seed=asked.seed,
-        prefix_cache=asked.prefix_cache, log_samples=asked.log_samples,
-    )  # fmt: skip
+    with folder.lock():
+        return evaluate_test_sets(
+            _engine(asked), test_sets, chosen, folder.path,
+            adapter=Path(asked.adapter) if asked.adapter else None, seed=asked.seed,
+            prefix_cache=asked.prefix_cache, log_samples=asked.log_samples,
+        )  # fmt: skip
 
 
 def _entries(asked: Evaluation) -> list[dict[str, Any]]:

@@ -41,8 +41,9 @@ def explain(explanation: Explanation | None = None, *, output_path: str | Path, 
     chosen = validate(EvalSettings, {"tasks": [entry], "languages": asked.languages}, "explain", RecipeError)
     (test_set,) = read_test_sets(chosen).values()
     folder = RunFolder(Path(output_path))
-    loaded = load_model(asked.model, adapter=asked.adapter, dtype=asked.dtype, device=asked.device)
-    _explain(loaded, test_set, folder.path, chosen.token_budget, asked.seed)
+    with folder.lock():
+        loaded = load_model(asked.model, adapter=asked.adapter, dtype=asked.dtype, device=asked.device)
+        _explain(loaded, test_set, folder.path, chosen.token_budget, asked.seed)
     return folder.path
 
 

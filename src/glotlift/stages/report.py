@@ -23,7 +23,9 @@ def report(run_path: str | Path) -> Path:
     path = Path(run_path)
     if not (path / "scores.json").is_file():
         raise DataError(f"{path}: got no scores.json, expected a folder that `glotlift run` or `eval` wrote")
-    _write(RunFolder(path).path)
+    folder = RunFolder(path)
+    with folder.lock():
+        _write(folder.path)
     return path
 
 

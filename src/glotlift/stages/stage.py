@@ -72,7 +72,7 @@ class OpenRun:
 
 
 def open_run(recipe: Recipe | str | Path, output_path: str | Path | None, settings: Sequence[str] = ()) -> OpenRun:
-    """Return a recipe opened in its folder, which then holds the recipe with every setting written out.
+    """Return a recipe opened in its folder.
 
     Args:
         recipe: a recipe, or the path of one.
@@ -81,9 +81,7 @@ def open_run(recipe: Recipe | str | Path, output_path: str | Path | None, settin
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, settings)
-    folder = RunFolder(Path(output_path) if output_path else Path("runs") / recipe.name)
-    write_text(folder.path / "recipe.yaml", dump_recipe(recipe))
-    return OpenRun(recipe, folder)
+    return OpenRun(recipe, RunFolder(Path(output_path) if output_path else Path("runs") / recipe.name))
 
 
 @dataclass(frozen=True)
@@ -120,18 +118,24 @@ class Stage:
 def walk(run: OpenRun, *stages: Stage) -> None:
     """Bring stages up to date, one after the other; all processes of a job leave each together.
 
+    The folder then also holds the recipe, with every setting written out. Other jobs are kept out of it.
+
     Args:
         run: the run.
         stages: in the order in which data flows.
 
     Raises:
         DataError: the output of a stage that another one reads is missing.
+        OutputError: another process is at work in the folder.
     """
     group = processes()
-    for stage in stages:
-        if group.is_first or stage.is_shared:
-            _bring_up_to_date(run, stage, group.is_first)
-        group.wait()
+    with run.folder.lock():
+        if group.is_first:
+            write_text(run.path / "recipe.yaml", dump_recipe(run.recipe))
+        for stage in stages:
+            if group.is_first or stage.is_shared:
+                _bring_up_to_date(run, stage, group.is_first)
+            group.wait()
 
 
 def _bring_up_to_date(run: OpenRun, stage: Stage, is_first: bool) -> None:
