@@ -26,11 +26,30 @@ SWITCHES = {
     "no_echo": (bool, False, "ignore `echo`, as llama.cpp's own server does"),
     "no_logprobs": (bool, False, "ignore `logprobs`"),
     "nan": (bool, False, "give log-probabilities that are no numbers"),
+    "bad": (str, "", "give this kind of log-probability that cannot be, see `BAD`"),
+    "other": (str, "", "echo this in place of the text"),
     "silent": (bool, False, "generate nothing, as llama-cpp-python does at the end of a sequence"),
-    "style": (str, "vllm", "vllm, llama-cpp, or shifted (llama-cpp-python, no beginning-of-sequence token)"),
+    "style": (str, "vllm", "vllm, llama-cpp, shifted (llama-cpp-python, no beginning-of-sequence token) or behind"),
     "delay": (float, 0.0, "seconds a completion takes at least"),
     "delay_only": (str, "", "only where this is in the text"),
     "key": (str, "", "refuse requests without this key, and tell the header that came"),
+}
+
+
+BAD = {
+    "above 0": lambda values: [None, *(-value for value in values[1:])],
+    "probabilities": lambda values: [None, *(2.718281828**value for value in values[1:])],
+    "text": lambda values: [None, *map(str, values[1:])],
+    "true": lambda values: [None, *(True for _ in values[1:])],
+    "null inside": lambda values: [*values[:2], None, *values[3:]],
+    "list": lambda values: [None, *([value] for value in values[1:])],
+    "infinite": lambda values: [*values[:2], float("-inf"), *values[3:]],
+    "all 0": lambda values: [0.0 for _ in values],
+    "one too few": lambda values: values[1:],
+    "no list": lambda values: str(values),
+    "one later": lambda values: [None, None, *values[1:-1]],
+    "one earlier": lambda values: [*values[1:], -1.0],
+    "other order": lambda values: [None, *values[:0:-1]],
 }
 
 
@@ -55,7 +74,7 @@ class State:
 
     def complete(self, body: dict, on: SimpleNamespace) -> dict:
         torch = self.torch
-        text = body["prompt"]
+        text = on.other or body["prompt"]
         encoded = self.tokenizer(text, return_offsets_mapping=True)
         ids, offsets = encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]]
         n_text = len(ids) - (on.style == "shifted")
@@ -65,6 +84,8 @@ class State:
         # position i of the table is the distribution behind token i
         values = [None] + [table[i - 1, ids[i]].item() for i in range(1, len(ids))] + [table[-1, new].item()]
         ids, offsets = [*ids, new], [*offsets, len(text)]
+        if on.style == "behind":  # each token of the text is scored by the row behind itself
+            values = [None, *(table[i, ids[i]].item() for i in range(1, len(ids) - 1)), values[-1]]
         if on.style == "llama-cpp":
             ids, offsets, values = ids[1:], offsets[1:], [None, *values[2:]]
         elif on.style == "shifted":
@@ -81,6 +102,8 @@ class State:
             tokens, offsets, values = tokens[-1:], offsets[-1:], values[-1:]
         if on.nan:
             values = [float("nan")] * len(values)
+        if on.bad:
+            values = BAD[on.bad](values)
         logprobs = {"tokens": tokens, "token_logprobs": values, "text_offset": offsets, "top_logprobs": None}
         written = 0 if on.silent else 1
         return {

@@ -19,8 +19,9 @@ from transformers.models.auto.tokenization_auto import AutoTokenizer
 
 from glotlift import evaluate
 from glotlift.errors import ModelError, RecipeError, RunError
+from glotlift.models.echo import Echo
 from glotlift.models.requests import _retry_after
-from glotlift.models.server import Server, _Echo, _scores, connect, is_server, parse_server, score_words
+from glotlift.models.server import Server, _scores, connect, is_server, parse_server, score_words
 from glotlift.models.settings import ServerSettings
 from glotlift.runs import read_parquet
 from glotlift.schema import validate
@@ -133,7 +134,7 @@ def test_words_in_bytes_keep_their_differences(served, reference, style):
 
 def echo(*pairs):
     tokens, values = zip(*pairs, strict=True)
-    return _Echo(list(tokens), list(values))
+    return Echo(list(tokens), list(values))
 
 
 def test_tokens_that_only_look_the_same_are_not_shared():
@@ -237,13 +238,49 @@ def test_servers_without_echoed_log_probabilities_are_refused(served, switch, go
 
 
 def test_log_probabilities_that_are_no_numbers_are_refused(served):
-    with pytest.raises(ModelError, match=r"got log-probabilities \[nan.* expected numbers"):
+    with pytest.raises(ModelError, match=r"got nan as the log-probability of token 1 of"):
         list(score_words(served(nan=True), PROMPTS, WORDS))
 
 
 def test_log_probabilities_that_are_off_by_one_are_refused(served):
     with pytest.raises(ModelError, match="off by one"):
         connect(served(style="shifted"))
+
+
+IMPOSSIBLE = {
+    "above 0": "as the log-probability of token 2 of [0-9]+, '.+', expected a number that is not above 0",
+    "probabilities": "as the log-probability of token [0-9] of",
+    "text": "got '-[0-9.]+' as the log-probability of token 2 of",
+    "true": "got True as the log-probability of token 2 of",
+    "null inside": "got None as the log-probability of token 3 of",
+    "list": r"got \[-[0-9.]+\] as the log-probability of token 2 of",
+    "infinite": "got -inf as the log-probability of token 3 of",
+    "all 0": "got the log-probability 0 for all [0-9]+ tokens of a text, expected their own",
+    "one too few": "got log-probabilities of [0-9]+ of a text's [0-9]+ tokens, expected a server that supports",
+    "no list": "got log-probabilities '.+ of .+ tokens, expected a server that supports",
+    "one later": "got None as the log-probability of token 2 of",
+    "one earlier": "off by one",
+    "other order": "off by one",
+}
+
+
+@pytest.mark.parametrize("kind", IMPOSSIBLE)
+def test_log_probabilities_that_cannot_be_are_refused(served, kind):
+    with pytest.raises(ModelError, match=IMPOSSIBLE[kind]) as caught:
+        connect(served(bad=kind))
+    assert "\n" not in str(caught.value)
+
+
+def test_tokens_that_are_scored_by_the_row_behind_them_are_found(served):
+    """The tokens of a text have the same values whatever follows, so only the generated one gives this away."""
+    with pytest.raises(ModelError, match="off by one"):
+        connect(served(style="behind"))
+
+
+@pytest.mark.parametrize("text", ["two three four", "one two", "one two threes", "Something else"])
+def test_an_echo_of_another_text_is_refused(served, text):
+    with pytest.raises(ModelError, match=r"got the echo '.+', expected that of the text 'one two three'"):
+        connect(served(other=text))
 
 
 def test_other_refusals_end_in_the_first_line_of_what_the_server_says(served):

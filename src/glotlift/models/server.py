@@ -21,14 +21,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from glotlift.errors import ModelError, RunError, nearest, one_of
+from glotlift.models.echo import TIED, Echo, check_echo, read_echo
 from glotlift.models.load import digest
-from glotlift.models.requests import session, without_echo
+from glotlift.models.requests import session
 from glotlift.models.settings import ServerSettings
 
 PREFIX = "openai:"
 
-_PROBE = "one two three"
-_TIED = 0.5  # nats by which a token's log-probability may differ between two requests that share the text up to it
 _LOWEST = -9999.0  # what vLLM sends for minus infinity, which JSON cannot hold
 
 
@@ -91,27 +90,30 @@ def parse_server(name: str) -> Server:
 
 
 def connect(server: Server) -> Server:
-    """Ask the server once which models it has, and for the log-probabilities of a short text.
+    """Ask the server once which models it has, and for the log-probabilities of short texts that must agree.
 
     Returns:
         The server with the model's `card`: what of its entry in `/models` outlives a restart.
 
     Raises:
         ModelError: the server cannot be reached, refuses the key, does not have the model, or does not give the
-            log-probabilities of a text.
+            log-probabilities of a text, see `glotlift.models.echo`.
     """
     with session(server.url, server.limits.model_copy(update={"max_retries": 0})) as ask:
         try:
-            models = _at(server, ask("GET", "/models", None).result(), "data")
+            answer = ask("GET", "/models", None).result()
         except RunError as fault:
             raise ModelError(str(fault)) from None
+    models = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(models, list):
+        raise ModelError(f"{server.url}/models: got an answer without `data`, expected a list of models")
     cards = {str(card["id"]): card for card in models if isinstance(card, dict) and "id" in card}
     if server.name not in cards:
         listed = one_of(sorted(cards)[:20]) or "a server that has models"
         raise ModelError(f"{server.url}: got model {server.name!r}{nearest(server.name, cards)}, expected {listed}")
     card = cards[server.name]
     with session(server.url, server.limits) as ask:
-        _check_echo(server, ask("POST", "/completions", _request(server, _PROBE)).result())
+        check_echo(server.url, lambda text: ask("POST", "/completions", _request(server, text)).result())
     keys = ("id", "root", "parent", "max_model_len")
     return replace(server, card=tuple((key, card[key]) for key in keys if card.get(key) is not None))
 
@@ -142,7 +144,7 @@ def score_words(
     texts = ("", *words)
     jobs = ((index, place) for index in range(len(prompts)) for place in range(len(texts)))
     pending: dict[Future[Any], tuple[int, int]] = {}
-    echoes: dict[int, dict[int, _Echo]] = defaultdict(dict)
+    echoes: dict[int, dict[int, Echo]] = defaultdict(dict)
     with session(server.url, server.limits) as ask:
         while True:
             for index, place in islice(jobs, server.limits.num_concurrent - len(pending)):
@@ -153,64 +155,13 @@ def score_words(
             done, _ = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
                 index, place = pending.pop(future)
-                echoes[index][place] = _echo(server, future.result())
+                echoes[index][place] = read_echo(server.url, future.result())
                 if len(echoes[index]) == len(texts):
                     found = echoes.pop(index)
                     yield index, *_scores(server, words, [found[place] for place in range(len(texts))])
 
 
-# --- what a server's answer says
-
-
-@dataclass(frozen=True)
-class _Echo:
-    """The tokens of a text as the server shows them, and their natural-log probabilities; the first has none."""
-
-    tokens: list[str]
-    log_probabilities: list[float | None]
-
-
-def _request(server: Server, text: str) -> dict[str, Any]:
-    # one token, because several servers refuse to generate none
-    return {
-        "model": server.name,
-        "prompt": text,
-        "max_tokens": 1,
-        "echo": True,
-        "logprobs": 1,
-        "temperature": 0,
-        "seed": 0,
-    }
-
-
-def _echo(server: Server, answer: Any) -> _Echo:
-    """Return the tokens of the text alone, without those generated behind it, which `usage` counts."""
-    tokens = _at(server, answer, "choices", 0, "logprobs", "tokens")
-    values = _at(server, answer, "choices", 0, "logprobs", "token_logprobs")
-    n_text = _at(server, answer, "usage", "prompt_tokens")
-    n_echoed = len(tokens) - _at(server, answer, "usage", "completion_tokens")
-    # llama-cpp-python counts the beginning-of-sequence token but does not show it
-    if len(values) != len(tokens) or n_echoed not in (n_text, n_text - 1):
-        raise without_echo(server.url, f"log-probabilities of {max(n_echoed, 0)} of a text's {n_text} tokens")
-    return _Echo(tokens[:n_echoed], values[:n_echoed])
-
-
-def _check_echo(server: Server, answer: Any) -> None:
-    """Refuse answers that are off by one: llama-cpp-python's, for models without a beginning-of-sequence token.
-
-    It pairs the first token it shows with the first row of logits, which is right only behind such a token. Otherwise
-    each token is scored by the distribution behind itself, and by `usage` the last of the text is the generated one.
-    """
-    echo = _echo(server, answer)
-    missing = len(echo.tokens) < _at(server, answer, "usage", "prompt_tokens")
-    if missing and not "".join(echo.tokens).rstrip().endswith(_PROBE.split()[-1]):
-        raise ModelError(
-            f"{server.url}: got log-probabilities that are off by one (llama-cpp-python gives such for models without "
-            "a beginning-of-sequence token), expected those of the tokens shown: serve the model with vLLM"
-        )
-
-
-def _scores(server: Server, words: Sequence[str], echoes: Sequence[_Echo]) -> tuple[list[float], list[float]]:
+def _scores(server: Server, words: Sequence[str], echoes: Sequence[Echo]) -> tuple[list[float], list[float]]:
     """Return the (sequence, first-token) scores of the words; `echoes` are of the prompt and of prompt + each word."""
     start = _shared(echoes)
     if start == 0:
@@ -231,7 +182,7 @@ def _scores(server: Server, words: Sequence[str], echoes: Sequence[_Echo]) -> tu
     return sequence, first
 
 
-def _shared(echoes: Sequence[_Echo]) -> int:
+def _shared(echoes: Sequence[Echo]) -> int:
     """Return how many leading tokens all texts share, no more than are certain to be the same ones.
 
     Servers show tokens as text, in which pieces of characters are lost: two different tokens may look the same. The
@@ -249,19 +200,18 @@ def _shared(echoes: Sequence[_Echo]) -> int:
 
 def _is_certain(token: str, values: list[float | None]) -> bool:
     known = [value for value in values if value is not None]
-    differ = bool(known) and max(known) - min(known) > _TIED  # never where they are no numbers: `_scores` says so
+    differ = bool(known) and max(known) - min(known) > TIED  # never where they are no numbers: `_scores` says so
     return bool(token) and "\ufffd" not in token and not differ
 
 
-def _at(server: Server, answer: Any, *path: str | int) -> Any:
-    for depth, key in enumerate(path):
-        try:
-            answer = answer[key]
-        except (KeyError, IndexError, TypeError):
-            answer = None
-        if answer is None:
-            missing = ".".join(map(str, path[: depth + 1]))
-            if path == ("data",):
-                raise ModelError(f"{server.url}/models: got an answer without `data`, expected a list of models")
-            raise without_echo(server.url, f"an answer without `{missing}`")
-    return answer
+def _request(server: Server, text: str) -> dict[str, Any]:
+    # one token, because several servers refuse to generate none
+    return {
+        "model": server.name,
+        "prompt": text,
+        "max_tokens": 1,
+        "echo": True,
+        "logprobs": 1,
+        "temperature": 0,
+        "seed": 0,
+    }
