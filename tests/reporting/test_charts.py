@@ -168,11 +168,17 @@ def test_lens_is_the_mean_over_items_with_its_interval(run):
     assert (row["mean"], row["low"], row["high"]) == pytest.approx((values.mean(), low, high))
 
 
-def test_lens_bands_stay_within_bounds_with_one_item(make_run):
-    lens = read_run(make_run(n_items=1)).lens["sentiment"]
+def test_lens_bands_stay_within_bounds_with_two_items(make_run):
+    lens = read_run(make_run(n_items=2)).lens["sentiment"]
     assert np.isfinite(lens[["low", "high"]]).all().all()
     masses = lens[lens["measure"] != "entropy_bits"]
     assert masses["low"].min() >= 0 and masses["high"].max() <= 1
+
+
+def test_one_item_has_a_line_in_the_lens_and_no_band(make_run):
+    lens = read_run(make_run(n_items=1, languages=("en", "de"), n_layers=3)).lens["sentiment"]
+    assert lens["mean"].notna().all() and lens[["low", "high"]].isna().all().all()
+    assert "NaN" not in to_svg(lens_chart(lens, "sentiment"))
 
 
 def test_lens_leaves_out_words_that_are_nowhere(run):

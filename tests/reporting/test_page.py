@@ -268,13 +268,13 @@ def test_faults_name_the_file(tmp_path: Path):
     with pytest.raises(OutputError, match=r"scores\.json, line 2: not valid JSON"):
         write_report(tmp_path)
     (tmp_path / "scores.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(OutputError, match="got a list, expected an object"):
+    with pytest.raises(OutputError, match="got a list of 0, expected the scores"):
         write_report(tmp_path)
     (tmp_path / "scores.json").unlink()
     broken = tmp_path / "lens" / "base" / "sentiment" / "de.parquet"
     broken.parent.mkdir(parents=True)
     broken.write_bytes(b"PAR1")
-    with pytest.raises(OutputError, match=r"de\.parquet: cannot be read, expected Parquet with layer"):
+    with pytest.raises(OutputError, match=r"de\.parquet: cannot be read as Parquet .*, expected columns layer"):
         write_report(tmp_path)
 
 

@@ -56,7 +56,7 @@ def entropy_chart(frame: pd.DataFrame, task_key: str) -> Any:
 def _over_layers(frame: pd.DataFrame, title: str, dash: alt.StrokeDash | None = None) -> Any:
     """Return small multiples of line and band, coloured by variant."""
     color = _variant_color(frame, alt.Legend(symbolType="square", symbolOpacity=1, symbolStrokeWidth=0, title=None))
-    top = 1.1 * max(frame["high"]) or 1.0  # so that no tick stands at the very top, beside the title
+    top = 1.1 * frame[["mean", "high"]].max(axis=None) or 1.0  # so that no tick stands at the top, beside the title
 
     def panel(here: pd.DataFrame, x: alt.X, axis: alt.Axis) -> Any:
         def y(field: str) -> alt.Y:

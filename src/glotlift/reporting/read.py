@@ -1,7 +1,7 @@
 """What a run folder holds, for the report.
 
-Enters: the folder. Leaves: `RunFiles`. What a run does not have (yet) is empty; a file that cannot be read is an error
-that names it.
+Enters: the folder. Leaves: `RunFiles`. What a run does not have (yet) is empty; a file that cannot be read, or is not
+of the shape of `glotlift.reporting.shapes`, is an error that names it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ import pandas as pd
 import yaml
 from scipy.stats import t as student
 
-from glotlift.errors import OutputError
-from glotlift.runs import parquet_metadata
+from glotlift.errors import DataError, OutputError
+from glotlift.reporting.shapes import Kind, checked, checked_frame
+from glotlift.runs import read_parquet
 from glotlift.schema import read_yaml
 
 MEASURES = ("english_mass", "own_mass", "shared_mass", "entropy_bits")
 """Columns of a lens file that are averaged over the items."""
 
-_EXPLAINED = ("variant", "layer", "pc1", "pc2")
-_PCA = ("variant", "layer", "language", "id", "pc1", "pc2")
-_CORRELATION = ("variant", "layer", "language", "r", "r_partial", "null_low", "null_high")
+_EXPLAINED = ("variant",), ("layer", "pc1", "pc2")
+_PCA = ("variant", "language", "id"), ("layer", "pc1", "pc2")
+_CORRELATION = ("variant", "language"), ("layer", "r", "r_partial", "null_low", "null_high")
+"""Of a file of geometry: columns of texts, columns of numbers."""
 
 
 @dataclass(frozen=True)
@@ -89,38 +91,39 @@ def read_run(path: Path) -> RunFiles:
     """Return what a run folder holds.
 
     Raises:
-        OutputError: there is no such folder, or a file in it cannot be read.
+        OutputError: there is no such folder, or a file in it cannot be read or lacks a part.
     """
     if not path.is_dir():
         raise OutputError(f"{path}: no such folder, expected a run folder")
     recipe = path / "recipe.yaml"
-    content = read_yaml(recipe, OutputError) if recipe.is_file() else {}
+    content = checked(read_yaml(recipe, OutputError), "recipe", recipe) if recipe.is_file() else {}
     return RunFiles(
         path=path,
-        recipe=content if isinstance(content, dict) else {},
+        recipe=content,
         recipe_text=_as_text(content) if content else "",
         stages=_stages(path / "manifest.json"),
-        scores=_read_json(path / "scores.json").get("glotlift", {}),
-        history=_read_json(path / "adapter" / "history.json"),
-        certificate=_read_json(path / "merge.json") or _read_json(path / "merged" / "merge.json"),
-        audit=_read_json(path / "data" / "audit.json"),
+        scores=_read_json(path / "scores.json", "scores").get("glotlift", {}),
+        history=_read_json(path / "adapter" / "history.json", "history"),
+        certificate=_read_json(path / "merge.json", "certificate"),
+        audit=_read_json(path / "data" / "audit.json", "audit"),
         lens=_read_lens(path / "lens"),
-        pca=_read_geometry(path / "geometry", "pca.parquet", _PCA),
-        explained=_read_geometry(path / "geometry", "explained.parquet", _EXPLAINED),
-        correlation=_read_geometry(path / "geometry", "correlation.parquet", _CORRELATION),
+        pca=_read_geometry(path / "geometry", "pca.parquet", *_PCA),
+        explained=_read_geometry(path / "geometry", "explained.parquet", *_EXPLAINED),
+        correlation=_read_geometry(path / "geometry", "correlation.parquet", *_CORRELATION),
     )
 
 
 def _stages(manifest: Path) -> dict[str, dict[str, Any]]:
     """Return what the manifest says of the stages that a report tells of: all but its own."""
-    return {name: entry for name, entry in _read_json(manifest).get("stages", {}).items() if name != "report"}
+    stages = _read_json(manifest, "manifest").get("stages", {})
+    return {name: entry for name, entry in stages.items() if name != "report"}
 
 
 def _as_text(recipe: Any) -> str:
     return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, kind: Kind) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -129,42 +132,51 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise OutputError(f"{path}: cannot be read as UTF-8 text ({fault})") from None
     except json.JSONDecodeError as fault:
         raise OutputError(f"{path}, line {fault.lineno}: not valid JSON ({fault.msg})") from None
-    if not isinstance(content, dict):
-        raise OutputError(f"{path}: got a {type(content).__name__}, expected an object")
-    return content
+    except (RecursionError, ValueError) as fault:  # nested too deeply, or a number of thousands of digits
+        raise OutputError(f"{path}: not valid JSON ({str(fault).split(';')[0]})") from None
+    return checked(content, kind, path)
 
 
-def _read_frame(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+def _read_frame(path: Path, names: tuple[str, ...], numbers: tuple[str, ...]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return columns of a Parquet file, rows with numbers that are not finite left out, and the file's metadata."""
     try:
-        return pd.read_parquet(path, columns=list(columns))
-    except (OSError, ValueError) as fault:  # pyarrow's errors are ValueErrors
-        raise OutputError(f"{path}: cannot be read, expected Parquet with {', '.join(columns)} ({fault})") from None
+        frame, metadata = read_parquet(path)
+    except DataError as fault:
+        raise OutputError(f"{fault}, expected columns {', '.join((*names, *numbers))}") from None
+    return checked_frame(frame, names, numbers, path)[[*names, *numbers]], metadata
 
 
 def _read_lens(folder: Path) -> dict[str, pd.DataFrame]:
     frames: dict[str, list[pd.DataFrame]] = {}
     for path in sorted(folder.glob("*/*/*.parquet")):
         variant, key = path.parts[-3:-1]
-        means = _mean_over_items(_read_frame(path, ("layer", *MEASURES)))
-        frames.setdefault(key, []).append(means.assign(variant=variant, language=path.stem))
+        frame, _ = _read_frame(path, (), ("layer", *MEASURES))
+        if len(frame):
+            means = _mean_over_items(frame)
+            frames.setdefault(key, []).append(means.assign(variant=variant, language=path.stem))
     return {key: pd.concat(parts, ignore_index=True) for key, parts in frames.items()}
 
 
 def _mean_over_items(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a layer and measure: mean over the items and its 95 % interval (Student's t), within bounds."""
+    """Return one row a layer and measure: mean over the items and its 95 % interval (Student's t), within bounds.
+
+    One item has no interval.
+    """
     tidy = frame.melt("layer", list(MEASURES), var_name="measure", value_name="value")
     out = tidy.groupby(["measure", "layer"])["value"].agg(["mean", "sem", "count"]).reset_index()
-    half = (out["sem"] * student.ppf(0.975, out["count"] - 1)).fillna(0.0)
+    half = out["sem"] * student.ppf(0.975, out["count"] - 1)
     most = np.where(out["measure"] == "entropy_bits", np.inf, 1.0)
     out = out.assign(low=(out["mean"] - half).clip(lower=0.0), high=np.minimum(out["mean"] + half, most))
     return out.drop(columns=["sem", "count"])
 
 
-def _read_geometry(folder: Path, name: str, columns: tuple[str, ...]) -> dict[str, pd.DataFrame]:
+def _read_geometry(
+    folder: Path, name: str, names: tuple[str, ...], numbers: tuple[str, ...]
+) -> dict[str, pd.DataFrame]:
     """Return task key -> frame, with the pivot language that the file's metadata name, English where they name none."""
     frames = {}
     for path in sorted(folder.glob(f"*/{name}")):
-        frame = _read_frame(path, columns).dropna()
+        frame, metadata = _read_frame(path, names, numbers)
         if len(frame):
-            frames[path.parent.name] = frame.assign(pivot=parquet_metadata(path).get("pivot", "en"))
+            frames[path.parent.name] = frame.assign(pivot=str(metadata.get("pivot", "en")))
     return frames
