@@ -54,7 +54,7 @@ def changed(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("glotlift/tasks/mood.own/groups", MISSING, "got no `glotlift.tasks.mood.own.groups`"),
         ("glotlift/tasks/mood.own/calibration", "both", "got 'both', expected 'none', 'batch' or 'contextual'"),
         ("glotlift/tasks/mood.own/rollups/family", [], "`glotlift.tasks.mood.own.rollups.family`: got a list of 0"),
-        ("glotlift/tasks/para.seed0/languages/sw", MISSING, "demonstration_spread.para.own has sw, which "),
+        ("glotlift/tasks/para.seed0/languages/sw", MISSING, "got no `glotlift.tasks.para.seed0.languages.sw`"),
         ("glotlift/answer_language_grid/nli/other", {}, "_grid.nli.other`: got a mapping of 0, expected "),
         ("glotlift/demonstration_spread/para.own/tuned", MISSING, "got no `glotlift.demonstration_spread.para.own."),
         ("glotlift/warnings", [{"kind": "leakage"}], "got no `glotlift.warnings.0.text`"),

@@ -143,7 +143,7 @@ def _read_frame(path: Path, names: tuple[str, ...], numbers: tuple[str, ...]) ->
         frame, metadata = read_parquet(path)
     except DataError as fault:
         raise OutputError(f"{fault}, expected columns {', '.join((*names, *numbers))}") from None
-    return checked_frame(frame, names, numbers, path)[[*names, *numbers]], metadata
+    return checked_frame(frame, names, numbers, path), metadata
 
 
 def _read_lens(folder: Path) -> dict[str, pd.DataFrame]:

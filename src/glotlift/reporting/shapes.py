@@ -7,7 +7,7 @@ not looked at, and those that older versions of glotlift did not write may be mi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,58 +48,46 @@ class _Mean(_Shape):
     high: Share | None = None
 
 
-class _Score(_Mean):
+class _Measures(_Shape):
+    accuracy: Share
+    accuracy_raw: Share | None = None
+    accuracy_calibrated: Share
+    accuracy_contextual: Share | None = None
+    auroc: Share | None = None
+    ece: Share | None = None
+
+
+class _MeanScore(_Mean, _Measures):
+    """Means over languages, with intervals where the scores have them."""
+
+
+class _Score(_Measures):
     n: Number
     low: Share
     high: Share
-    accuracy_raw: Share | None = None
-    accuracy_calibrated: Share
-    accuracy_contextual: Share | None = None
-    auroc: Share | None = None
-    ece: Share | None = None
     predicted: dict[Name, Count]
-
-
-class _MeanScore(_Mean):
-    accuracy_raw: Share | None = None
-    accuracy_calibrated: Share
-    accuracy_contextual: Share | None = None
-    auroc: Share | None = None
-    ece: Share | None = None
 
 
 class _Language(_Shape):
     base: _Score
+    tuned: _Score | None = None
     change: _Change | None = None
     changes: dict[Name, _Change] = {}
-
-
-class _LanguageOfBoth(_Language):
-    tuned: _Score
-    change: _Change
 
 
 class _Rollup(_Shape):
     languages: list[Name]
     base: _Mean
+    tuned: _Mean | None = None
     change: _Change | None = None
-
-
-class _RollupOfBoth(_Rollup):
-    tuned: _Mean
-    change: _Change
 
 
 class _Means(_Shape):
     base: _MeanScore
+    tuned: _MeanScore | None = None
 
 
-class _MeansOfBoth(_Means):
-    tuned: _MeanScore
-
-
-class _Consistency(_Mean):
-    accuracy: None = None
+class _Consistency(_Shape):
     mean: Share
     low: Share
     high: Share
@@ -119,13 +107,7 @@ class _Task(_Shape):
     consistency: dict[Name, _Consistency | None] | None = None
     rollups: dict[Name, dict[Name, _Rollup]] = {}
     parts: dict[Name, _Change] | None = None
-
-
-class _TaskOfBoth(_Task):
-    languages: Annotated[dict[Name, _LanguageOfBoth], Field(min_length=1)]  # type: ignore[assignment]
-    means: _MeansOfBoth  # type: ignore[assignment]
-    rollups: dict[Name, dict[Name, _RollupOfBoth]] = {}  # type: ignore[assignment]
-    groups: dict[Name, _Change]
+    groups: dict[Name, _Change] | None = None
     raw_groups: dict[Name, _Change] | None = None
     calibrated_groups: dict[Name, _Change] | None = None
     contextual_groups: dict[Name, _Change] | None = None
@@ -156,10 +138,7 @@ class _DrawsOfVariant(_Shape):
 class _Spread(_Shape):
     test_sets: Annotated[list[Name], Field(min_length=2)]
     base: _DrawsOfVariant
-
-
-class _SpreadOfBoth(_Spread):
-    tuned: _DrawsOfVariant
+    tuned: _DrawsOfVariant | None = None
 
 
 class _Warning(_Shape):
@@ -187,27 +166,40 @@ class _Scores(_Shape):
     warnings: list[_Warning] = []
 
     @model_validator(mode="after")
-    def _has_all_draws(self) -> _Scores:
-        for name, spread in (self.demonstration_spread or {}).items():
-            for key in spread.test_sets:
-                for code in spread.base.languages if key in self.tasks else ():
-                    if code not in self.tasks[key].languages:
-                        problem = f"demonstration_spread.{name} has {code}, which tasks.{key} lacks"
-                        raise PydanticCustomError("draws", "{problem}", {"problem": problem})
+    def _is_whole(self) -> _Scores:
+        if lacking := next(self._lacking(), ""):
+            raise PydanticCustomError("lacking", "{part}", {"part": lacking})
         return self
 
+    def _lacking(self) -> Iterator[str]:
+        """Yield the parts that others speak of: what is there with a tuned model, and the draws of a spread."""
+        for key, task in self.tasks.items() if "tuned" in self.variants else ():
+            yield from (f"tasks.{key}.{part}" for part in _without_tuned(task))
+        for name, spread in (self.demonstration_spread or {}).items():
+            if "tuned" in self.variants and spread.tuned is None:
+                yield f"demonstration_spread.{name}.tuned"
+            draws = [each for each in (spread.base, spread.tuned) if each]
+            for key in spread.test_sets if set(spread.test_sets) <= set(self.tasks) else ():
+                for code in [code for each in draws for code in each.languages]:
+                    if code not in self.tasks[key].languages:
+                        yield f"tasks.{key}.languages.{code}"
 
-class _ScoresOfBoth(_Scores):
-    tasks: dict[Name, _TaskOfBoth]  # type: ignore[assignment]
-    demonstration_spread: dict[Name, _SpreadOfBoth] | None = None  # type: ignore[assignment]
+
+def _without_tuned(task: _Task) -> Iterator[str]:
+    """Yield the parts that a test set of base and tuned has and this one lacks."""
+    for code, entry in task.languages.items():
+        yield from (f"languages.{code}.{part}" for part in ("tuned", "change") if getattr(entry, part) is None)
+    for kind, groups in task.rollups.items():
+        for name, entry in groups.items():
+            yield from (f"rollups.{kind}.{name}.{part}" for part in ("tuned", "change") if getattr(entry, part) is None)
+    if task.means.tuned is None:
+        yield "means.tuned"
+    if task.groups is None:
+        yield "groups"
 
 
 class _ScoresFile(_Shape):
     glotlift: _Scores
-
-
-class _ScoresFileOfBoth(_Shape):
-    glotlift: _ScoresOfBoth
 
 
 class _LogEntry(_Shape):
@@ -296,9 +288,7 @@ def checked(content: Any, kind: Kind, where: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise OutputError(f"{where}: got {_got(content)}, expected {expected}")
     try:
-        found = shape.model_validate(content)
-        if isinstance(found, _ScoresFile) and "tuned" in found.glotlift.variants:
-            _ScoresFileOfBoth.model_validate(content)
+        shape.model_validate(content)
     except ValidationError as fault:
         raise OutputError(_sentence(fault, str(where), expected)) from None
     return content
@@ -310,8 +300,8 @@ def _sentence(fault: ValidationError, where: str, expected: str) -> str:
     more = f" (and {len(others)} more fault{'s' * (len(others) > 1)})" if others else ""
     if first["type"] == "missing":
         return f"{where}: got no `{place}`, expected {expected}{more}"
-    if first["type"] == "draws":
-        return f"{where}, `{place}`: got {first['msg']}, expected it in both{more}"
+    if first["type"] == "lacking":
+        return f"{where}: got no `{place}.{first['msg']}`, expected {expected}{more}"
     wanted = first["msg"].removeprefix("Input should ").removeprefix("be ")
     return f"{where}, `{place}`: got {_got(first['input'])}, expected {wanted}{more}"
 
@@ -329,7 +319,7 @@ def _got(value: Any) -> str:
 def checked_frame(
     frame: pd.DataFrame, names: tuple[str, ...], numbers: tuple[str, ...], where: str | Path
 ) -> pd.DataFrame:
-    """Return the rows of a frame that have all their names, and numbers that are finite.
+    """Return these columns of a frame, and the rows that have all their names and numbers that are finite.
 
     Args:
         frame: of a Parquet file.
@@ -349,4 +339,4 @@ def checked_frame(
         if wrong := [value for value in frame[name].dropna().unique() if not isinstance(value, str)]:
             raise OutputError(f"{where}, column {name}: got {_got(wrong[0])}, expected texts")
     finite = frame[list(numbers)].abs().lt(float("inf")).all(axis=1)
-    return frame.loc[finite & frame[list(names)].notna().all(axis=1)]
+    return frame.loc[finite & frame[list(names)].notna().all(axis=1), [*names, *numbers]]
