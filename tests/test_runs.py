@@ -199,6 +199,40 @@ def test_a_damaged_or_missing_file(tmp_path):
         read_parquet(path)
 
 
+def test_no_changed_byte_gives_wrong_values(tmp_path):
+    """Bytes all over a file and all that say where its checksum is: noticed, or all that is read is right."""
+    path = tmp_path / "a.parquet"
+    frame = pd.DataFrame({"id": ["a", "ü"], "score": [0.1, -2.5]})
+    write_parquet(path, frame, {"labels": ["gut"]})
+    given, kept = path.read_bytes(), []
+    checksum = given.rindex(b"glotlift.sha256")
+    for at in sorted({*range(0, len(given), 13), *range(checksum, checksum + 18)}):
+        path.write_bytes(given[:at] + bytes([given[at] ^ (1, 128, 255)[at % 3]]) + given[at + 1 :])
+        try:
+            back, metadata = read_parquet(path)
+        except DataError:
+            assert parquet_metadata(path) == {}
+            continue
+        kept.append(at)
+        pd.testing.assert_frame_equal(back, frame)
+        assert metadata == parquet_metadata(path) == {"labels": ["gut"]}
+    assert all(checksum <= at < checksum + 18 for at in kept)
+    path.write_bytes(given[:200] + b"x" + given[201:])
+    with pytest.raises(DataError, match=r"a\.parquet: damaged, its bytes are not those that were written"):
+        read_parquet(path)
+
+
+def test_files_without_a_checksum_are_read(tmp_path):
+    """Those of glotlift 0.1, and a frame with what looks like a checksum in it."""
+    path = tmp_path / "a.parquet"
+    frame = pd.DataFrame({"text": ["a", "glotlift.sha256\x18\x40" + "0" * 64]})
+    frame[:1].to_parquet(path)
+    assert parquet_metadata(path) == {}
+    assert list(read_parquet(path)[0]["text"]) == ["a"]
+    write_parquet(path, frame)
+    pd.testing.assert_frame_equal(read_parquet(path)[0], frame)
+
+
 # --- stages
 
 

@@ -15,10 +15,12 @@ nothing half-written under a final name. A stage is done when the manifest says 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import platform
+import re
 import shutil
 import tempfile
 import time
@@ -26,7 +28,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -38,6 +40,8 @@ log = logging.getLogger("glotlift")
 
 LOCK = ".lock"
 """Of a run folder: what a process at work holds."""
+
+T = TypeVar("T")
 
 _PACKAGES = ("glotlift", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy", "scipy", "scikit-learn")
 
@@ -248,40 +252,81 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_parquet(path: Path, frame: Any, metadata: Mapping[str, Any] | None = None) -> None:
-    """Write a pandas frame as Parquet atomically; `metadata` goes into the schema under the key `glotlift`."""
+    """Write a pandas frame as Parquet atomically, with a checksum of the whole file.
+
+    Args:
+        path: the file.
+        frame: what it holds.
+        metadata: goes into the schema under the key `glotlift`.
+    """
     import pyarrow
     import pyarrow.parquet
 
     table = pyarrow.Table.from_pandas(frame, preserve_index=False)
-    extra = {b"glotlift": json.dumps(metadata or {}, ensure_ascii=False).encode()}
+    extra = {b"glotlift": json.dumps(metadata or {}, ensure_ascii=False).encode(), _CHECKSUM: _NO_CHECKSUM}
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), **extra})
-    write_atomic(path, lambda file: pyarrow.parquet.write_table(table, file))
+
+    def write(file: Path) -> None:
+        pyarrow.parquet.write_table(table, file)
+        content = file.read_bytes()
+        found = list(_CHECKSUM_PLACE.finditer(content))[-1]
+        start, end = found.span(1)
+        file.write_bytes(content[:start] + hashlib.sha256(content).hexdigest().encode() + content[end:])
+
+    write_atomic(path, write)
+
+
+_CHECKSUM, _NO_CHECKSUM = b"glotlift.sha256", b"0" * 64
+
+_CHECKSUM_PLACE = re.compile(rb"glotlift\.sha256\x18\x40(.{64})", re.DOTALL)
+"""The checksum in the footer, the last such place of a file: key, then a text (0x18) of 64 (0x40) characters in the
+compact Thrift protocol, which is part of the format. Its own characters count as zeros."""
 
 
 def read_parquet(path: Path) -> tuple[Any, dict[str, Any]]:
     """Return the pandas frame and the metadata of a file that `write_parquet` wrote.
 
     Raises:
-        DataError: it is missing or not Parquet.
+        DataError: it is missing, damaged or not Parquet.
     """
+    import pyarrow
     import pyarrow.parquet
 
-    try:
-        table = pyarrow.parquet.ParquetFile(path).read()
-    except (OSError, pyarrow.ArrowInvalid) as fault:
-        raise DataError(f"{path}: cannot be read as Parquet ({str(fault).splitlines()[0]})") from None
-    metadata = json.loads((table.schema.metadata or {}).get(b"glotlift", b"{}"))
-    return table.to_pandas(), metadata
+    table = _read(path, lambda content: pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)).read())
+    return table.to_pandas(), _metadata(table.schema)
 
 
 def parquet_metadata(path: Path) -> dict[str, Any]:
     """Return the metadata of a file that `write_parquet` wrote, `{}` where there is no such file or it is damaged."""
+    import pyarrow
     import pyarrow.parquet
 
     try:
-        schema = pyarrow.parquet.read_schema(path)
-    except (OSError, pyarrow.ArrowInvalid):
+        return _metadata(_read(path, lambda content: pyarrow.parquet.read_schema(pyarrow.BufferReader(content))))
+    except DataError:
         return {}
+
+
+def _read(path: Path, decode: Callable[[bytes], T]) -> T:
+    """Return what `decode` makes of a file's bytes, when they are those that were written."""
+    import pyarrow
+
+    try:
+        content = path.read_bytes()
+    except OSError as fault:
+        raise DataError(f"{path}: cannot be read as Parquet ({fault.strerror})") from None
+    if found := list(_CHECKSUM_PLACE.finditer(content)):  # not in files of glotlift 0.1
+        start, end = found[-1].span(1)
+        blank = content[:start] + _NO_CHECKSUM + content[end:]
+        if hashlib.sha256(blank).hexdigest().encode() != found[-1][1]:
+            raise DataError(f"{path}: damaged, its bytes are not those that were written; delete it to have it made anew")
+    try:
+        return decode(content)
+    except (OSError, ValueError, pyarrow.ArrowException) as fault:
+        raise DataError(f"{path}: cannot be read as Parquet ({str(fault).splitlines()[0]})") from None
+
+
+def _metadata(schema: Any) -> dict[str, Any]:
     return json.loads((schema.metadata or {}).get(b"glotlift", b"{}"))
 
 
