@@ -199,7 +199,7 @@ def test_faults_of_test_data_show_before_training(refused, recipe, tmp_path):
     tasks = [{"task": "sentiment", "source": str(path), "languages": ["en"]}]
     sentence = refused("run", recipe(eval={"tasks": tasks}), "-o", tmp_path / "run")
     assert sentence.startswith(f"{path}, row 1: unknown label 'good'")
-    assert files(tmp_path / "run") == ["recipe.yaml"]
+    assert files(tmp_path / "run") == []
 
 
 def test_a_prompt_longer_than_the_window(refused, evaluate, tmp_path):

@@ -25,7 +25,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -103,6 +103,9 @@ class RunFolder:
         try:
             yield
         finally:
+            if lock.is_locked:
+                with suppress(OSError):  # an open file cannot be removed everywhere
+                    Path(lock.lock_file).unlink()
             lock.release()
 
     def is_done(self, stage: str, fingerprint: str) -> bool:
@@ -319,7 +322,9 @@ def _read(path: Path, decode: Callable[[bytes], T]) -> T:
         start, end = found[-1].span(1)
         blank = content[:start] + _NO_CHECKSUM + content[end:]
         if hashlib.sha256(blank).hexdigest().encode() != found[-1][1]:
-            raise DataError(f"{path}: damaged, its bytes are not those that were written; delete it to have it made anew")
+            raise DataError(
+                f"{path}: damaged, its bytes are not those that were written; delete it to have it made again"
+            )
     try:
         return decode(content)
     except (OSError, ValueError, pyarrow.ArrowException) as fault:

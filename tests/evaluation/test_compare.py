@@ -7,25 +7,25 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import log_softmax
-from scipy.stats import kstest, norm
+from scipy.stats import binomtest, kstest, norm
 
 from glotlift.errors import DataError
-from glotlift.evaluation import compare
+from glotlift.evaluation import compare, intervals
 from glotlift.evaluation.compare import (
-    Paired,
     compare_auroc,
     compare_ece,
     compare_group,
     compare_languages,
-    consistency,
-    correctness,
     group_auroc,
     group_ece,
     group_mean,
     holm,
     mcnemar,
 )
+from glotlift.evaluation.consistency import consistency
 from glotlift.evaluation.metrics import auroc, calibration_gaps, expected_calibration_error
+from glotlift.evaluation.pairing import Paired, correctness, text_digest, text_of
+from glotlift.tasks.task import Item
 
 
 def predictions(predicted: str, gold: str, names: list[str] | None = None) -> pd.DataFrame:
@@ -47,10 +47,10 @@ def random_pairs(seed: int, n: int, a: float = 0.6, b: float = 0.7) -> pd.DataFr
 
 @pytest.fixture
 def few_resamples(monkeypatch):
-    monkeypatch.setattr(compare, "N_RESAMPLES", 200)
-    compare._resamples.cache_clear()
+    monkeypatch.setattr(intervals, "N_RESAMPLES", 200)
+    intervals.resamples.cache_clear()
     yield
-    compare._resamples.cache_clear()
+    intervals.resamples.cache_clear()
 
 
 # --- pairing
@@ -87,6 +87,30 @@ def test_files_that_hold_no_predictions_are_refused():
         DataError, match="^de: got no gold or predicted in B, which has id, layer, expected predictions$"
     ):
         correctness(a, pd.DataFrame({"id": ["1"], "layer": [0]}), "de")
+
+
+def test_other_texts_under_one_id_are_refused():
+    """Where both files say what their texts are; those of glotlift 0.1 do not."""
+    a = predictions("xxx", "xxx", ["1", "2", "3"]).assign(text_digest=["p", "q", "r"])
+    b = predictions("xxx", "xxx", ["3", "1", "2"]).assign(text_digest=["r", "p", "Q"])
+    with pytest.raises(DataError, match="^mood, de: item '2' has two texts, expected the same data in both$"):
+        correctness(a, b, "mood, de")
+    assert len(correctness(a, b.drop(columns="text_digest"), "mood, de")) == 3
+    assert len(correctness(a, b.replace("Q", "q"), "mood, de")) == 3
+
+
+def test_an_id_that_stands_twice_is_refused():
+    a, b = predictions("xx", "xx", ["1", "2"]), predictions("xxx", "xxx", ["1", "2", "1"])
+    with pytest.raises(DataError, match="^de: got the id '1' twice in tuned, expected every item once$"):
+        correctness(a, b, "de", ("base", "tuned"))
+
+
+def test_the_digest_of_a_text_tells_fields_apart():
+    first = Item("1", {"premise": "a\nb", "hypothesis": "c"}, "yes")
+    same = Item("2", {"hypothesis": "c", "premise": "a\nb"}, "no")
+    other = Item("1", {"premise": "a", "hypothesis": "b\nc"}, "yes")
+    assert text_of(first) == text_of(other) == "a\nb\nc"
+    assert text_digest(first) == text_digest(same) != text_digest(other)
 
 
 # --- tests of significance
@@ -199,7 +223,8 @@ def test_languages_without_common_items_still_have_an_interval():
     assert found.n == 70
     assert found.low < found.change == 0.0 < found.high
     sure = compare_group("all", {"de": paired([0] * 40, [1] * 40), "sw": paired([0] * 30, [1] * 30, 40)})
-    assert (sure.low, sure.change, sure.high) == (1.0, 1.0, 1.0)  # each language's mean is over the items it has
+    assert (sure.change, sure.high) == (1.0, 1.0)  # each language's mean is over the items it has
+    assert sure.low == pytest.approx(2 * 0.025 ** (1 / 30) - 1)  # and is known as well as the least known one
 
 
 def test_draws_depend_on_the_seed_only():
@@ -207,7 +232,7 @@ def test_draws_depend_on_the_seed_only():
     first = compare_languages(pairs, seed=3)
     compare_languages({"de": random_pairs(2, 50)}, seed=4)  # other draws in between
     assert compare_languages(pairs, seed=3) == first
-    assert (compare._resamples(60, 3) != compare._resamples(60, 4)).any()
+    assert (intervals.resamples(60, 3) != intervals.resamples(60, 4)).any()
     alone = compare_languages({"sw": pairs["sw"]}, seed=3)[0]
     assert (alone.low, alone.high) == (first[1].low, first[1].high)
 
@@ -215,14 +240,14 @@ def test_draws_depend_on_the_seed_only():
 @pytest.mark.parametrize("n", [1, 2, 7, 60])
 def test_resamples_draw_each_item_as_often_as_any_other(n):
     """Moments of the multinomial: mean 1, variance 1 - 1/n, covariance -1/n; every resample has n items."""
-    drawn = compare._resamples(n, 5).astype(float)
-    assert drawn.shape == (compare.N_RESAMPLES, n)
+    drawn = intervals.resamples(n, 5).astype(float)
+    assert drawn.shape == (intervals.N_RESAMPLES, n)
     assert (drawn.sum(1) == n).all()
     assert (drawn == np.round(drawn)).all()
     covariance = np.cov(drawn.T).reshape(n, n)
     np.testing.assert_allclose(drawn.mean(0), 1, atol=0.06)
     np.testing.assert_allclose(covariance, np.eye(n) - 1 / n, atol=0.1)
-    assert len(np.unique(drawn, axis=0)) > compare.N_RESAMPLES / 2 or n < 10
+    assert len(np.unique(drawn, axis=0)) > intervals.N_RESAMPLES / 2 or n < 10
 
 
 @pytest.mark.parametrize(
@@ -236,8 +261,8 @@ def test_a_change_is_clear_where_its_interval_leaves_out_zero(low, high, clear):
 @pytest.mark.parametrize("n", range(1, 9))
 def test_so_few_items_that_no_exact_test_is_significant_make_nothing_clear(n):
     change = compare_languages({"de": paired([0] * n, [1] * n)})[0]
-    assert (change.low, change.high) == (1.0, 1.0)
-    assert change.is_clear == (change.p < 0.05) == (n >= 6)
+    assert (change.low, change.high) == pytest.approx((2 * 0.025 ** (1 / n) - 1, 1.0))
+    assert (change.low > 0) == change.is_clear == (change.p < 0.05) == (n >= 6)
 
 
 # --- means over languages
@@ -247,7 +272,7 @@ def naive_group(tables: dict[str, pd.DataFrame], seed: int) -> np.ndarray:
     """Return the changes of all resamples, by loops: items are drawn with all their translations."""
     ids = list(dict.fromkeys(name for table in tables.values() for name in table.index))
     changes = []
-    for draw in compare._resamples(len(ids), seed):
+    for draw in intervals.resamples(len(ids), seed):
         per_language = []
         for table in tables.values():
             times = np.array([draw[ids.index(name)] for name in table.index])
@@ -279,12 +304,41 @@ def test_group_mean_is_the_mean_of_accuracies_and_its_interval_knows_translation
     assert group_mean({"de": right.iloc[:5] | True, "sw": right.iloc[:4] & False})[0] == 0.5
 
 
+@pytest.mark.parametrize("n", [1, 2, 6, 40, 1000])
+def test_a_mean_without_spread_is_known_as_well_as_its_items_tell(n):
+    """All right in every language: Clopper and Pearson's bound of the source items, not an interval of no width."""
+    exact = binomtest(n, n).proportion_ci(method="exact")
+    right = {code: pd.Series(True, index=[f"i{k}" for k in range(n)]) for code in ("de", "sw", "th")}
+    assert group_mean(right) == pytest.approx((1.0, exact.low, 1.0))
+    wrong = {code: ~series for code, series in right.items()}
+    assert group_mean(wrong) == pytest.approx((0.0, 0.0, 1 - exact.low))
+    mean, low, high = group_mean({"de": right["de"], "sw": wrong["sw"]})
+    assert (mean, low, high) == pytest.approx((0.5, exact.low / 2, 1 - exact.low / 2))
+    turns = np.arange(n) % 2 == 0  # right in one language where it is wrong in the other
+    mean, low, high = group_mean({"de": right["de"] & turns, "sw": right["de"] & ~turns})
+    assert (mean, low, high) == pytest.approx((0.5, exact.low / 2, 1 - exact.low / 2))
+
+
+@pytest.mark.parametrize("share", [0.9, 0.97, 0.995])
+def test_exact_bounds_cover_the_truth_where_nothing_varied(share):
+    """Of all samples in which every item is right, none leaves out the truth unless such samples are rare enough."""
+    for n in (1, 5, 20, 80, 150):
+        low, high = intervals.bounds(1.0, 1.0, n, intervals.SHARE)
+        assert high == 1.0
+        assert low <= share or share**n <= 0.025
+
+
+def test_an_interval_that_has_a_width_is_left_as_it_is():
+    assert intervals.bounds(0.2, 0.3, 5, intervals.SHARE) == (0.2, 0.3)
+    assert intervals.bounds(0.5, 0.5 + 1e-15, 1, intervals.DIFFERENCE) == pytest.approx((-0.9625, 0.9875 + 0.0))
+
+
 @pytest.mark.usefixtures("few_resamples")
 def test_group_intervals_cover_the_truth_where_errors_go_together():
     """8 languages, whose errors on an item are mostly the item's; pairs taken as independent cover far too little."""
     random, covered, alone, n_runs = np.random.default_rng(0), 0, 0, 60
     for run in range(n_runs):
-        compare._resamples.cache_clear()
+        intervals.resamples.cache_clear()
         hard, tables = random.normal(size=(2, 80)), {}
         for k in range(8):
             a, b = 0.9 * hard + 0.44 * random.normal(size=(2, 80))
@@ -407,7 +461,7 @@ def test_a_group_of_areas_is_clustered_by_item():
     assert (found.n, found.p, found.p_holm) == (160, None, None)
     assert found.change == pytest.approx(np.mean([c.change for c in compare_auroc({"de": one, "sw": other})]))
     opposite = Paired(one.ids, one.gold, one.labels, one.b, one.a)
-    assert half_width(group_auroc("all", {"de": one, "sw": opposite})) == pytest.approx(0, abs=1e-12)
+    assert half_width(group_auroc("all", {"de": one, "sw": opposite})) == pytest.approx(1 - 0.025 ** (1 / 40))
     shuffled = np.random.default_rng(0).permutation(80)
     moved = Paired([one.ids[k] for k in shuffled], one.gold[shuffled], one.labels, one.a[shuffled], one.b[shuffled])
     again = group_auroc("all", {"de": one, "sw": moved})  # items are matched by id, not by row
@@ -439,7 +493,8 @@ def test_areas_that_do_not_vary_have_the_p_value_of_an_exact_test(n):
     margin = [1.0] * n + [-1.0] * n
     pair = scored(np.zeros((2 * n, 2)), np.stack([margin, np.zeros(2 * n)], 1), "a" * n + "b" * n, "ab")
     found = compare_auroc({"de": pair})[0]
-    assert (found.change, found.low, found.high) == (0.5, 0.5, 0.5)
+    known = 0.025 ** (1 / n)  # n pairs of an item of either label, each as the others
+    assert (found.change, found.low, found.high) == pytest.approx((0.5, 1.5 * known - 1, 1 - known / 2))
     assert found.p == 2.0 ** (1 - 2 * n)
     same = compare_auroc({"de": Paired(pair.ids, pair.gold, pair.labels, pair.b, pair.b)})[0]
     assert (same.change, same.p) == (0.0, 1.0)
@@ -468,7 +523,7 @@ def test_the_interval_of_a_calibration_error_is_a_naive_bootstraps(labels):
     pair = random_scored(2, 50, labels)
     found = compare_ece({"de": pair}, seed=4)[0]
     changes = []
-    for draw in compare._resamples(50, 4):
+    for draw in intervals.resamples(50, 4):
         a, b = ece_of(pair, np.repeat(np.arange(50), draw.astype(int)))
         changes.append(b - a)
     low, high = np.quantile(changes, [0.025, 0.975])
@@ -484,7 +539,7 @@ def test_a_group_of_calibration_errors_is_a_naive_bootstrap_over_source_items():
     pairs = {"de": random_scored(0, 40), "sw": random_scored(1, 30, start=20)}
     found = group_ece("all", pairs, seed=1)
     changes = []
-    for draw in compare._resamples(50, 1).astype(int):
+    for draw in intervals.resamples(50, 1).astype(int):
         both = [ece_of(pair, np.repeat(np.arange(len(pair.ids)), draw[start : start + len(pair.ids)]))
                 for pair, start in zip(pairs.values(), (0, 20), strict=True)]  # fmt: skip
         changes.append(np.mean([b - a for a, b in both]))
@@ -505,7 +560,8 @@ def test_p_values_of_calibration_errors_lie_in_zero_to_one():
         assert change.low <= change.high
     pair = random_scored(0, 30)
     same = compare_ece({"de": Paired(pair.ids, pair.gold, pair.labels, pair.a, pair.a)})[0]
-    assert (same.change, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
+    half = 1 - 0.025 ** (1 / 30)
+    assert (same.change, same.low, same.high, same.p) == pytest.approx((0.0, -half, half, 1.0))
     sure = scored([[9, 0]] * 40, [[0.1, 0]] * 40, "ab" * 20, "ab")
     found = compare_ece({"de": sure})[0]
     assert (found.p, found.is_clear) == (2 / 200, True)
@@ -519,7 +575,7 @@ def test_calibration_errors_that_do_not_change_are_seldom_called_changed():
     """A model that knows more, both calibrated: measured errors hold only noise."""
     random, called, n_runs = np.random.default_rng(0), 0, 80
     for run in range(n_runs):
-        compare._resamples.cache_clear()
+        intervals.resamples.cache_clear()
         knows_little = 0.5 + 0.6 * (random.random(150) - 0.5)
         more = knows_little + random.choice([-0.6, 0.6], 150) * np.minimum(knows_little, 1 - knows_little)
         gold = np.where(random.random(150) < more, "a", "b")
@@ -534,7 +590,7 @@ def test_the_interval_covers_the_error_that_is_measured_on_as_many_items():
     """Which is above the error of endless items, by noise; of that the interval tells less than its level."""
     random, found, n_runs = np.random.default_rng(1), [], 80
     for run in range(n_runs):
-        compare._resamples.cache_clear()
+        intervals.resamples.cache_clear()
         odds = random.normal(0, 1.5, 150)
         gold = np.where(random.random(150) < 1 / (1 + np.exp(-odds)), "a", "b")
         both = [np.stack([odds * t, 0 * odds], 1) for t in (1, 3)]  # calibrated, and three times too sure
@@ -576,7 +632,7 @@ def test_consistency_is_a_loop_over_pairs(start):
     found = consistency(right, seed=2)
     ids = list(dict.fromkeys(name for each in right.values() for name in each.index))
     assert found.mean == pytest.approx(mean_jaccard(right, dict.fromkeys(ids, 1)))
-    means = [mean_jaccard(right, dict(zip(ids, draw, strict=True))) for draw in compare._resamples(len(ids), 2)]
+    means = [mean_jaccard(right, dict(zip(ids, draw, strict=True))) for draw in intervals.resamples(len(ids), 2)]
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=1e-6)
     for a, b in permutations(rows, 2):
         assert found.pairs[a][b] == jaccard(right[a], right[b], dict.fromkeys(ids, 1))
@@ -589,7 +645,7 @@ def test_consistency_by_hand():
     assert found.mean == 2 / 4
     assert found.low < found.mean < found.high
     same = consistency(right_of({"de": "1100", "sw": "1100", "th": "1100"}))
-    assert (same.mean, same.low, same.high) == (1.0, 1.0, 1.0)
+    assert (same.mean, same.low, same.high) == pytest.approx((1.0, 0.025 ** (1 / 2), 1.0))  # two items tell no more
     assert consistency(right_of({"de": "1100", "sw": "0011"})).mean == 0.0
     none_right = consistency(right_of({"de": "1100", "sw": "0000", "th": "0000"}))
     assert (none_right.pairs["sw"]["th"], none_right.mean) == (None, 0.0)

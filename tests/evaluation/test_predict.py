@@ -12,6 +12,7 @@ from glotlift.data.read import read_items
 from glotlift.errors import ModelError
 from glotlift.evaluation import predict as predict_module
 from glotlift.evaluation.journal import Journal, LabelScores
+from glotlift.evaluation.pairing import text_digest
 from glotlift.evaluation.predict import (
     PredictionFile,
     predict,
@@ -22,7 +23,7 @@ from glotlift.evaluation.prompts import CONTENT_FREE, prepare
 from glotlift.evaluation.settings import EvalTask
 from glotlift.models.labels import prefix_tokens
 from glotlift.models.packing import plan_batches
-from glotlift.runs import read_parquet
+from glotlift.runs import read_parquet, write_parquet
 from glotlift.tasks.load import load_task
 
 
@@ -134,6 +135,41 @@ def test_file_is_used_again_only_with_the_same_fingerprint(tiny, tmp_path):
     assert metadata["labels"] == ["positive", "negative"]
     assert len(metadata["content_free"]) == 3
     assert np.isfinite(frame["sequence_positive"]).all()
+
+
+def test_a_file_says_what_its_items_are(tiny, tmp_path):
+    prompts = _prepare(tiny("llama"), limit=3)
+    path = tmp_path / "de.parquet"
+    _to_file(path, tiny("llama"), prompts)
+    frame, metadata = read_parquet(path)
+    assert list(frame["text"]) == [item.fields["text"] for item in prompts.items]
+    assert list(frame["text_digest"]) == [text_digest(item) for item in prompts.items]
+    assert len(metadata["texts"]) == 16
+
+
+def test_a_file_of_glotlift_0_1_is_kept_and_gets_the_texts_of_its_items(tiny, tmp_path):
+    loaded = tiny("llama")
+    prompts = _prepare(loaded, limit=3)
+    path = tmp_path / "de.parquet"
+    _to_file(path, loaded, prompts)
+    whole = path.read_bytes()
+    frame, metadata = read_parquet(path)
+    del metadata["texts"]
+    write_parquet(path, frame.drop(columns=["text", "text_digest"]), metadata)
+    assert not _to_file(path, loaded, prompts)
+    assert path.read_bytes() == whole
+
+
+def test_a_damaged_file_is_scored_anew(tiny, tmp_path):
+    loaded = tiny("llama")
+    prompts = _prepare(loaded, limit=3)
+    path = tmp_path / "de.parquet"
+    _to_file(path, loaded, prompts)
+    whole = path.read_bytes()
+    for at in (5, len(whole) // 3, len(whole) - 5):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
+        assert _to_file(path, loaded, prompts)
+        assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("scoring", ["prefix-mass", "first-token"])

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from glotlift.errors import DataError
-from glotlift.evaluation.compare import Change, consistency, group_mean, holm
+from glotlift.evaluation.compare import Change, group_mean, holm
+from glotlift.evaluation.consistency import consistency
 from glotlift.evaluation.gain import change_sentence, gain_parts
 from glotlift.evaluation.predictions import Predictions, read_predictions
 from glotlift.evaluation.scores import MEASURES, build_scores

@@ -403,7 +403,7 @@ def test_an_evaluation_through_a_server_is_that_of_the_local_model(served, tiny_
         assert ours[measure] == pytest.approx(theirs[measure], abs=1e-4)
     path = tmp_path / "server" / "predictions" / "base" / "sentiment" / "de.parquet"
     frame, about = read_parquet(path)
-    assert {column.rsplit("_", 1)[0] for column in frame if "_" in column} == {"sequence", "first_token"}
+    assert {column.rsplit("_", 1)[0] for column in frame if "_" in column} == {"sequence", "first_token", "text"}
     assert len(about["content_free"]) == 3
     before = path.stat().st_mtime_ns
     evaluate(model=named, output_path=tmp_path / "server", **options)

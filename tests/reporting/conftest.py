@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from glotlift.evaluation import compare
+from glotlift.evaluation import intervals
 from glotlift.evaluation.scores import Predictions, build_scores
 from glotlift.languages import LANGUAGES
 from tests.evaluation.test_metrics import frame
@@ -147,12 +147,12 @@ def predictions(
 
 def make_scores(test_sets: Sequence[Predictions], *, model: str = "demo", seen: Sequence[str] = ()) -> dict[str, Any]:
     """Return what scores.json holds, with few resamples."""
-    compare._resamples.cache_clear()
+    intervals.resamples.cache_clear()
     try:
-        with mock.patch.object(compare, "N_RESAMPLES", 200):
+        with mock.patch.object(intervals, "N_RESAMPLES", 200):
             return build_scores(test_sets, model=model, config={}, seen=seen, pivot="en")
     finally:
-        compare._resamples.cache_clear()
+        intervals.resamples.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -98,7 +98,8 @@ def _predict(
     """Score a test set in all its languages with a variant of the model."""
     weights = engine.variant_fingerprint(variant)
     entry = test_set.settings
-    about = {"task": test_set.key, "model": engine.name, "answers": entry.answers, "demo_seed": entry.demo_seed}
+    asked = {name: getattr(entry, name) for name in ("answers", "demo_seed", "closing_quote", "apply_chat_template")}
+    about = {"task": test_set.key, "model": engine.name, **asked}
     files = [
         PredictionFile(
             folder / "predictions" / variant / test_set.key / f"{code}.parquet",

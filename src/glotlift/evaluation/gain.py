@@ -23,6 +23,9 @@ from glotlift.evaluation.compare import Change, compare_group
 
 PARTS = ("gain", "bias", "format", "understanding")
 
+_ENDS = {"gain": (-1.0, 1.0), "bias": (-2.0, 2.0), "format": (-1.0, 1.0), "understanding": (-2.0, 2.0)}
+"""The least and the most that an item can add to a part; two are differences of two changes."""
+
 
 def gain_parts(
     raw: Mapping[str, pd.DataFrame],
@@ -51,7 +54,7 @@ def gain_parts(
         values = {"gain": whole, "bias": whole - fair, "format": control, "understanding": fair - control}
         for name, value in values.items():
             tables[name][code] = pd.DataFrame({"a": 0.0, "b": value})
-    return {name: compare_group(name, table, seed=seed) for name, table in tables.items()}
+    return {name: compare_group(name, table, seed=seed, ends=_ENDS[name]) for name, table in tables.items()}
 
 
 def parts_sentence(key: str, parts: Mapping[str, Change]) -> str:

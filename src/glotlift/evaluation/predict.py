@@ -8,8 +8,9 @@ and label, all scores of one pass:
     first_token_<label>   natural log of the probability of the first token of the word
 
 The same pass runs content-free inputs ("N/A" and so on, Zhao et al. 2021, arXiv 2102.09690), whose scores stand in the
-file's metadata. A file carries the fingerprint of all its numbers depend on: weights, adapter, dtype, prompt tokens,
-label tokens. It is used again only when that is the same; until it is whole, batches are kept in a journal.
+file's metadata, and beside its `id`, `gold` and `predicted` the item's `text` and its `text_digest`. A file carries the
+fingerprint of all its numbers depend on: weights, adapter, dtype, prompt tokens, label tokens. It is used again only
+when that is the same; until it is whole, batches are kept in a journal.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 from glotlift.errors import ModelError
 from glotlift.evaluation.journal import Journal, LabelScores
 from glotlift.evaluation.metrics import decide
+from glotlift.evaluation.pairing import text_digest, text_of
 from glotlift.evaluation.prompts import Prompts
 from glotlift.models.forward import Batch, run
 from glotlift.models.load import LoadedModel, digest
@@ -291,6 +293,7 @@ class PredictionFile:
             "labels": prompts.labels,
             "label_words": dict(prompts.words),
             "num_fewshot": prompts.num_fewshot,
+            "texts": digest([text_digest(item) for item in prompts.items]),  # none in files of glotlift 0.1
         }
         self._kept = parquet_metadata(path)
 
@@ -319,11 +322,16 @@ class PredictionFile:
         """Write the file from the journals of all processes; or decide anew where its scores were kept."""
         if not self.is_scored:
             frame, free = to_frame(self._prompts, self._journal.read(), self._scoring, self._calibration)
-            write_parquet(self._path, frame, {**self._about, "content_free": free})
+            self._write(frame, free)
             self._journal.remove()
         elif {key: self._kept.get(key) for key in self._about} != self._about:
             frame, kept = read_parquet(self._path)
             free = kept["content_free"]
             decided = decide(frame, self._prompts.labels, self._scoring, self._calibration, free)
             frame["predicted"], frame["tied"] = decided
-            write_parquet(self._path, frame, {**self._about, "content_free": free})
+            self._write(frame, free)
+
+    def _write(self, frame: pd.DataFrame, content_free: Any) -> None:
+        items = self._prompts.items
+        frame["text"], frame["text_digest"] = [text_of(item) for item in items], [text_digest(item) for item in items]
+        write_parquet(self._path, frame, {**self._about, "content_free": content_free})

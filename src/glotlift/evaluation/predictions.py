@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from glotlift.evaluation.compare import Paired, correctness
 from glotlift.evaluation.metrics import decide, label_log_probabilities
+from glotlift.evaluation.pairing import Paired, correctness
 from glotlift.runs import read_parquet
 
 

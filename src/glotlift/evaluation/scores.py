@@ -25,11 +25,11 @@ from glotlift.evaluation.compare import (
     compare_ece,
     compare_group,
     compare_languages,
-    consistency,
     group_auroc,
     group_ece,
     group_mean,
 )
+from glotlift.evaluation.consistency import consistency
 from glotlift.evaluation.gain import change_sentence, n_languages
 from glotlift.evaluation.metrics import LanguageScore, score_language
 from glotlift.evaluation.predictions import Predictions, read_predictions

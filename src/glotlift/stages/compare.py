@@ -27,7 +27,8 @@ def compare(a: str | Path, b: str | Path, *, seed: int = 0) -> dict[str, dict[st
     Raises:
         DataError: there is no common language, a file holds no predictions, or the items or their gold labels differ.
     """
-    from glotlift.evaluation.compare import compare_group, compare_languages, correctness
+    from glotlift.evaluation.compare import compare_group, compare_languages
+    from glotlift.evaluation.pairing import correctness
     from glotlift.runs import read_parquet
 
     files = [{path.stem: path for path in Path(folder).glob("*.parquet")} for folder in (a, b)]
