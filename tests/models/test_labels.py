@@ -13,7 +13,6 @@ from glotlift.models.labels import (
     audit_words,
     build_trie,
     continuations,
-    encode,
     is_byte_level,
     prefix_tokens,
 )
@@ -57,12 +56,6 @@ def test_prefix_tokens_equal_a_walk_over_the_vocabulary(kind, word, request):
         expected |= {tokenizer(prefix, add_special_tokens=False)["input_ids"][0] for prefix in prefixes}
     assert prefix_tokens(tokenizer, word) == expected
     assert expected
-
-
-def test_encode_leaves_off_a_closing_token(sentencepiece_style):
-    rows = encode(sentencepiece_style, ["good"])
-    assert rows[0][0] == sentencepiece_style.bos_token_id
-    assert rows[0][-1] != sentencepiece_style.eos_token_id
 
 
 @pytest.mark.parametrize("name", ["sentiment", "nli", "paraphrase"])

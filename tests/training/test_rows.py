@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+from tokenizers import processors
 
 from glotlift.data.questions import QuestionPair, read_pairs
 from glotlift.errors import DataError, ModelError
@@ -76,6 +77,64 @@ def test_rows_that_cannot_be_trained_on_are_named_all_at_once(tiny):
     assert "expected at most 9; raise train.max_length" in message
 
 
+def test_control_strings_in_a_pair_are_learned_as_text(tiny):
+    """The end of a target is the one end token; what the task's own layout writes is a token as in evaluation."""
+    tokenizer = copy.deepcopy(tiny("llama").tokenizer)
+    tokenizer.chat_template = CHAT
+    end, start = tokenizer.eos_token_id, tokenizer.bos_token_id
+    pair = QuestionPair("de:a", "de", "en", "Text: Ende</s> <s>\nTranslate:\n", "Text: end</s> <s>")
+    for name, ends, starts in (("plain", 1, 1), ("alpaca", 1, 1), ("chat", 2, 1)):
+        (row,) = tokenize_pairs(tokenizer, [pair], TrainSettings(prompt_format=name))
+        assert (row.input_ids.count(end), row.input_ids.count(start)) == (ends, starts)
+        assert (_learned(row).count(end), _learned(row)[-1], row.control) == (1, end, ())
+        assert tokenizer.decode(_learned(row)).strip() == "Text: end</s> <s></s>"
+    (row,) = tokenize_pairs(tokenizer, [pair], TrainSettings(), "{text}</s>")
+    assert (row.input_ids.count(end), row.input_ids.count(start)) == (3, 1)
+
+
+def test_pairs_that_a_tokenizer_cannot_keep_as_text_are_counted(tiny, monkeypatch):
+    tokenizer = copy.deepcopy(tiny("llama").tokenizer)
+    monkeypatch.setattr(type(tokenizer), "backend_tokenizer", None)  # as one written in Python
+    good, bad = _pairs(1, ("de",))[0], QuestionPair("de:a", "de", "en", "Ende</s>\n", "end")
+    rows = tokenize_pairs(tokenizer, [good, bad], TrainSettings())
+    assert [row.control for row in rows] == [(), ("</s>",)]
+    assert inspect_rows(tokenizer, rows)["de"]["control"] == 1
+
+
+@pytest.mark.parametrize("name", ["plain", "alpaca"])
+def test_a_tokenizer_without_an_end_is_refused(tiny, name):
+    tokenizer = copy.deepcopy(tiny("llama").tokenizer)
+    tokenizer.eos_token = None
+    with pytest.raises(ModelError, match=f"got train.prompt_format {name} for a tokenizer without an end-of-sequence"):
+        tokenize_pairs(tokenizer, _pairs(1), TrainSettings(prompt_format=name))
+
+
+def test_a_prompt_does_not_end_in_what_a_tokenizer_appends(tiny):
+    """[SEP] is not the end of sequence; the target ends in that alone."""
+    tokenizer = copy.deepcopy(tiny("llama").tokenizer)
+    tokenizer.add_special_tokens({"sep_token": "[SEP]"})
+    ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<s>", "[SEP]")]
+    single = processors.TemplateProcessing(single="<s> $A [SEP]", special_tokens=ids)
+    tokenizer.backend_tokenizer.post_processor = single
+    rows = tokenize_pairs(tokenizer, _pairs(1, ("de",)), TrainSettings())
+    assert (
+        rows[0].input_ids == tokenize_pairs(tiny("llama").tokenizer, _pairs(1, ("de",)), TrainSettings())[0].input_ids
+    )
+    assert inspect_rows(tokenizer, rows)["de"]["ends"] == ["</s>"]
+
+
+def test_a_target_that_nothing_scores_is_refused(tiny):
+    """A prompt that is one token with the target's beginning, at a tokenizer without a first token."""
+    pair = QuestionPair("de:a", "de", "en", "a", "nd")
+    tokenizer = tiny("qwen2").tokenizer
+    assert [len(tokenizer(text)["input_ids"]) for text in ("a", "and")] == [1, 1]
+    good = _pairs(1, ("de",))[0]
+    with pytest.raises(
+        DataError, match=r"1 of 2 pairs.*\n  row 2 \(de:a\): got no token boundary that the prompt shares"
+    ):
+        tokenize_pairs(tokenizer, [good, pair], TrainSettings())
+
+
 def test_truncation_cuts_the_end_and_refuses_a_target_that_is_gone(tiny):
     tokenizer = tiny("llama").tokenizer
     pairs = _pairs(1, ("de",))
@@ -97,6 +156,8 @@ def test_the_x_ray_shows_every_language(tiny):
     german = [row for row in rows if row.language == "de"]
     assert found["de"]["rows"] == 3
     assert found["de"]["tokens"][0] == min(len(row.input_ids) for row in german)
+    assert found["de"]["control"] == 0
+    assert found["de"]["ends"] == ["</s>"]
     assert found["de"]["truncated"] == sum(row.n_cut > 0 for row in german)
     assert [row["id"] for row in found["de"]["shown"]] == ["de:q001", "de:q002"]
     assert found["de"]["shown"][0]["prompt"].endswith(pairs[0].input)

@@ -16,9 +16,10 @@ from typing import Any
 
 from glotlift.errors import ModelError, TaskError, one_of
 from glotlift.evaluation.check_rows import Rows, check_rows
-from glotlift.evaluation.findings import FAULTS, WARNINGS, TaskCheck, finding, reference, some
+from glotlift.evaluation.findings import FAULTS, WARNINGS, TaskCheck, finding, reference, row_numbers, some
 from glotlift.languages import is_code
-from glotlift.models.labels import Finding, audit_labels, audit_words
+from glotlift.models.control import encode, quoted_task, quoter, read_as_control
+from glotlift.models.labels import Finding, audit_labels, audit_words, continuations
 from glotlift.schema import read_yaml, validate
 from glotlift.tasks.load import load_task
 from glotlift.tasks.task import ANSWERS_IN, AnswerSet, Task
@@ -48,7 +49,10 @@ def check_task(
         findings.append(finding("", "language", f"the task has no prompts in {some(others)}; it has: {has}"))
     source, rows, of_rows = check_rows(task, source, codes)
     findings += [*of_rows, *_answer_sets(task, codes), *_packs(task, codes), *_demonstrations(task, codes)]
-    findings += _words(task, codes, model)
+    tokenizer, at_fault = _tokenizer(model)
+    findings += [*at_fault, *_words(task, codes, tokenizer)]
+    if tokenizer is not None:
+        findings += [*_boundaries(task, codes, tokenizer), *_control(task, codes, rows, tokenizer)]
     faults = tuple(each for each in findings if each.kind in FAULTS)
     warnings = tuple(each for each in findings if each.kind in WARNINGS)
     return TaskCheck(
@@ -185,17 +189,21 @@ def _demonstrations(task: Task, codes: Sequence[str]) -> Iterator[Finding]:
             yield finding(code, "untranslated", f"the same text as in {first} in {some(same)}")
 
 
-def _words(task: Task, codes: Iterable[str], model: str | None) -> list[Finding]:
-    """Return what the label audit finds in every answer set of every language."""
-    tokenizer = None
-    findings = []
-    if model is not None:
-        from glotlift.models.load import load_tokenizer
+def _tokenizer(model: str | None) -> tuple[Any, list[Finding]]:
+    """Return the tokenizer of a model, None without one, and why it cannot be loaded."""
+    if model is None:
+        return None, []
+    from glotlift.models.load import load_tokenizer
 
-        try:
-            tokenizer = load_tokenizer(model)
-        except ModelError as fault:
-            findings.append(finding("", "model", str(fault)))
+    try:
+        return load_tokenizer(model), []
+    except ModelError as fault:
+        return None, [finding("", "model", str(fault))]
+
+
+def _words(task: Task, codes: Iterable[str], tokenizer: Any) -> list[Finding]:
+    """Return what the label audit finds in every answer set of every language, without a tokenizer in the words."""
+    findings = []
     for code in codes:
         for name in task.sets(code):
             audited = audit_words(task, code, name)
@@ -203,3 +211,41 @@ def _words(task: Task, codes: Iterable[str], model: str | None) -> list[Finding]
                 audited = audited if tokenizer is None else audit_labels(tokenizer, task, code, name)
             findings += [Finding(each.language, each.kind, f"`{name}`: {each.message}") for each in audited]
     return findings
+
+
+def _boundaries(task: Task, codes: Iterable[str], tokenizer: Any) -> Iterator[Finding]:
+    """Yield answer sets whose words nothing scores behind an input that says nothing; evaluation runs these too."""
+    from glotlift.evaluation.prompts import CONTENT_FREE
+
+    asked = quoted_task(task, quoter(tokenizer))
+    for code in codes:
+        for name in task.sets(code):
+            with suppress(TaskError):  # no preamble for this set, as `_packs` says
+                words = asked.answers(code, name).values()
+                prompts = [asked.prompt(code, name, dict.fromkeys(task.fields, text)) for text in CONTENT_FREE]
+                found = encode(tokenizer, [prompt + word for prompt in prompts for word in ("", *words)])
+                for index, text in enumerate(CONTENT_FREE):
+                    prompt, *whole = found[index * (len(words) + 1) : (index + 1) * (len(words) + 1)]
+                    try:
+                        continuations(prompt, whole)
+                    except ModelError as fault:
+                        yield finding(code, "no boundary", f"`{name}`: input {text!r}: {fault}")
+
+
+def _control(task: Task, codes: Iterable[str], rows: Mapping[str, Rows], tokenizer: Any) -> Iterator[Finding]:
+    """Yield the words, examples and test rows in which a tokenizer finds control tokens, though their text is data."""
+    for code in codes:
+        texts = {f"the words of `{name}`": words for name, words in task.sets(code).items()}
+        texts |= {place: shown.fields for place, shown in task.pack(code).examples.items()}
+        places = [*texts, *range(len(rows[code].texts) if code in rows else 0)]
+        parts = [*texts.values(), *(rows[code].texts if code in rows else ())]
+        where: dict[str, list[str | int]] = defaultdict(list)
+        for place, strings in zip(
+            places, read_as_control(tokenizer, ["\n".join(each.values()) for each in parts]), strict=True
+        ):
+            for string in strings:
+                where[string].append(place)
+        for string, found in where.items():
+            indexes = [place for place in found if isinstance(place, int)]
+            named = [place for place in found if isinstance(place, str)] + [row_numbers(indexes)] * bool(indexes)
+            yield finding(code, "control", f"{string!r} in {' and '.join(named)}")

@@ -23,7 +23,7 @@ FAULTS = {
     "fields": "evaluation refuses a row without text in every field: fill it in, or take it out in every language",
     "gold": "evaluation refuses such a row; compared as text, as in the paper's own code, it could never be right: add "
     "the word to an answer set of the language, or write label ids",
-    "same tokens": LABEL_ADVICE["same tokens"],
+    **{kind: LABEL_ADVICE[kind] for kind in ("no boundary", "same tokens")},
 }
 """Kinds of faults -> what follows and what to do, where the finding itself does not say so."""
 
@@ -44,9 +44,11 @@ WARNINGS = {
     "same fields": "translation may have made one text of two, and the label wrong: translate anew, or take them out",
     "untranslated": "what was left in another language is not scored in its own: look at it, and translate it",
     "not parallel": "differences between languages are then differences between items too: keep the same rows",
+    "control": "the tokenizer cannot read such a string as text, and the model sees a token that opens or ends a turn: "
+    "write it in another way, or take the row out",
     "gold differs": "in one of the two, right answers to such rows are scored as wrong: compare the rows of both files "
     "and correct the labels (for the paper's own files, `--data` with their folder takes gold from the English one)",
-    **{kind: advice for kind, advice in LABEL_ADVICE.items() if kind != "same tokens"},
+    **{kind: advice for kind, advice in LABEL_ADVICE.items() if kind not in ("no boundary", "same tokens")},
 }
 """Kinds of warnings, likewise."""
 

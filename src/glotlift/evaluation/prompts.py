@@ -7,14 +7,15 @@ behind it, tokenized as a whole string, and the same for content-free inputs ("N
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from glotlift.errors import ModelError
 from glotlift.evaluation.settings import EvalTask
 from glotlift.models.chat import question_turn
-from glotlift.models.labels import build_trie, continuations, encode, prefix_tokens
+from glotlift.models.control import encode, quoted_task, quoter, unquoted
+from glotlift.models.labels import build_trie, continuations, prefix_tokens
 from glotlift.models.load import LoadedModel
 from glotlift.models.packing import Row, check_lengths
 from glotlift.tasks.task import AnswerSet, Item, Task
@@ -81,11 +82,11 @@ def prepare(
     Raises:
         LanguageError: the task has no prompts in the language.
         TaskError: it has no such answer set.
-        ModelError: a prompt is longer than the model's window, two labels have the same tokens, or there is no chat
-            template.
+        ModelError: a prompt is longer than the model's window, or shares no token with the words behind it; two labels
+            have the same tokens; there is no chat template.
     """
     chat = loaded.tokenizer if settings.apply_chat_template else None
-    prompts, preambles = _render(task, language, items, settings, chat)
+    prompts, preambles = _render(task, language, items, settings, chat, quoter(loaded.tokenizer))
     strings = [text + ending for text in prompts.texts for ending in ("", *prompts.endings)]
     has_start = chat is not None  # a chat template writes the start token itself
     encoded = encode(loaded.tokenizer, strings, special=not has_start)
@@ -94,7 +95,10 @@ def prepare(
     rows = []
     for index in range(len(prompts.texts)):
         prompt_ids, *whole = encoded[index * width : (index + 1) * width]
-        root, paths = continuations(prompt_ids, whole)
+        try:
+            root, paths = continuations(prompt_ids, whole)
+        except ModelError as fault:
+            raise ModelError(f"task {task.name!r}, {language}, {_name(items, index)}: {fault}") from None
         if len(set(paths)) < len(paths) or not all(paths):
             raise ModelError(
                 f"task {task.name!r}, {language}: the tokenizer gives two of the words "
@@ -107,23 +111,33 @@ def prepare(
     except ModelError as fault:
         raise ModelError(f"task {task.name!r}, {language}: {fault}") from None
     sets = [sorted(prefix_tokens(loaded.tokenizer, word)) for word in prompts.words.values()]
-    return replace(prompts, rows=rows[: len(items)], content_free=rows[len(items) :], prefix_sets=sets)
+    texts, endings = [unquoted(text) for text in prompts.texts], [unquoted(text) for text in prompts.endings]
+    return replace(prompts, texts=texts, endings=endings, rows=rows[: len(items)], content_free=rows[len(items) :],
+                   prefix_sets=sets)  # fmt: skip
 
 
 def prepare_texts(task: Task, language: str, items: Sequence[Item], settings: EvalTask) -> Prompts:
     """Return the prompts of a task in one language as text only, for a server; arguments as `prepare`."""
-    return _render(task, language, items, settings, None)[0]
+    return _render(task, language, items, settings, None, str)[0]
+
+
+def _name(items: Sequence[Item], index: int) -> str:
+    return f"item {items[index].id!r}" if index < len(items) else f"input {CONTENT_FREE[index - len(items)]!r}"
 
 
 def _render(
-    task: Task, language: str, items: Sequence[Item], settings: EvalTask, chat: Any
+    task: Task, language: str, items: Sequence[Item], settings: EvalTask, chat: Any, quote: Callable[[str], str]
 ) -> tuple[Prompts, list[str]]:
-    """Return the prompts as text, and what stands before the question: one text, or one a prompt under a template."""
-    words, pack = task.answers(language, settings.answers), task.pack(language)
+    """Return the prompts as text, and what stands before the question: one text, or one a prompt under a template.
+
+    Texts and endings have the marks of `quote` (see `glotlift.models.control`) in what is data.
+    """
+    words, task = task.answers(language, settings.answers), quoted_task(task, quote)
+    pack = task.pack(language)
     draw = settings.num_fewshot, settings.demo_seed
     preamble = task.preamble(language, settings.answers, *draw)
     fields = [item.fields for item in items] + [dict.fromkeys(task.fields, text) for text in CONTENT_FREE]
-    asked = [task.question_and_cue(language, each) for each in fields]
+    asked = [task.question_and_cue(language, {key: quote(text) for key, text in each.items()}) for each in fields]
     texts, preambles = [preamble + question + cue for question, cue in asked], [preamble]
     if chat is not None:
         turns = [question_turn(chat, preamble + question) for question, _ in asked]
@@ -132,7 +146,8 @@ def _render(
             turn.before + turn.text[: turn.text.rfind(question.strip())]  # a template may trim it
             for turn, (question, _) in zip(turns, asked, strict=True)
         ]
-    endings = [word + (pack.closing if settings.closing_quote else "") for word in words.values()]
+    closing = pack.closing if settings.closing_quote else ""
+    endings = [word + closing for word in task.answers(language, settings.answers).values()]
     n_shown = len(task.shown(language, *draw))
     return Prompts(task.name, task.version, language, words, items, texts, endings, n_shown), preambles
 

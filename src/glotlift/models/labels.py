@@ -14,6 +14,8 @@ from functools import cache
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
+from glotlift.errors import ModelError
+from glotlift.models.control import encode, quoted_task, quoter
 from glotlift.tasks.task import AnswerSet, Task
 
 if TYPE_CHECKING:  # the audit of words needs no tokenizer, and transformers takes seconds to import
@@ -66,21 +68,6 @@ def build_trie(continuations: tuple[tuple[int, ...], ...]) -> LabelTrie:
     return LabelTrie(tuple(tokens), tuple(parents), tuple(steps))
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool = True) -> list[list[int]]:
-    """Return the token ids of whole strings, with the tokens a prompt starts with and none that end it.
-
-    Args:
-        tokenizer: of the model.
-        texts: the strings.
-        special: False where the strings hold these tokens themselves, as a chat template writes them.
-    """
-    rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=special)["input_ids"]  # pyright: ignore
-    end = tokenizer.eos_token_id
-    if special and end is not None and end != tokenizer.bos_token_id:
-        rows = [row[:-1] if row and row[-1] == end else row for row in rows]
-    return rows
-
-
 def continuations(prompt: Sequence[int], whole: Sequence[Sequence[int]]) -> tuple[int, tuple[tuple[int, ...], ...]]:
     """Return where the label words begin, and their tokens from there.
 
@@ -92,11 +79,17 @@ def continuations(prompt: Sequence[int], whole: Sequence[Sequence[int]]) -> tupl
         whole: for every label, the tokens of prompt + word, tokenized as one string.
 
     Returns:
-        The number of prompt tokens that all share, at most `len(prompt)`, and for every label the tokens behind them.
+        The number of prompt tokens that all share, 1 to `len(prompt)`, and for every label the tokens behind them.
+
+    Raises:
+        ModelError: they share none, so there is no distribution that scores a word's first token.
     """
-    shared = len(prompt)
-    for row in whole:
-        shared = min(shared, _common(prompt, row))
+    shared = min(len(prompt), *(_common(prompt, row) for row in whole))
+    if shared == 0:
+        raise ModelError(
+            "got no token boundary that the prompt shares with the text behind it, expected one: begin the prompt with "
+            "text, or end it in a character that no word merges with"
+        )
     return shared, tuple(tuple(row[shared:]) for row in whole)
 
 
@@ -165,6 +158,7 @@ class Finding:
 
 
 ADVICE = {
+    "no boundary": "nothing scores the first token of a word, so evaluation refuses",
     "same tokens": "a model cannot tell them apart, so evaluation refuses: choose other words",
     "look-alike": "one is easily written for the other, and gold words are compared as they are: choose other words",
     "blanks": "they are scored with the word, and a gold word must have them too: take them off",
@@ -209,9 +203,10 @@ def audit_labels(
     """Return what may make the scores of a task's label words misleading under this tokenizer; empty is a pass.
 
     Looked at, besides what `audit_words` does, on the prompt of the first demonstration (else the first of the pool,
-    else `x` in every field): words of the same tokens, words that are token prefixes of others, tokens that span cue
-    and word, words that share their first token or the first bytes of a character, and tokens that `prefix-mass` counts
-    for several words. One finding a kind, which names all words concerned.
+    else `x` in every field): a prompt that shares no token with a word behind it, words of the same tokens, words that
+    are token prefixes of others, tokens that span cue and word, words that share their first token or the first bytes
+    of a character, and tokens that `prefix-mass` counts for several words. One finding a kind, which names all words
+    concerned.
 
     Args:
         tokenizer: of the model.
@@ -225,10 +220,15 @@ def audit_labels(
     """
     words = task.answers(language, answer_set)
     pack = task.pack(language)
-    prompt = task.prompt(language, answer_set, _example(task, language))
+    asked = quoted_task(task, quoter(tokenizer))
+    prompt = asked.prompt(language, answer_set, _example(asked, language))
     mark = pack.closing if closing else ""
-    prompt_ids, *whole = encode(tokenizer, [prompt, *(prompt + word + mark for word in words.values())])
-    _, paths = continuations(prompt_ids, whole)
+    endings = [word + mark for word in asked.answers(language, answer_set).values()]
+    prompt_ids, *whole = encode(tokenizer, [prompt, *(prompt + ending for ending in endings)])
+    try:
+        _, paths = continuations(prompt_ids, whole)
+    except ModelError as fault:
+        return _findings(language, {"no boundary": [str(fault)]})
     rows = dict(zip(words.values(), map(tuple, whole), strict=True))
     counted = {word: prefix_tokens(tokenizer, word) for word in words.values()}
     found = {

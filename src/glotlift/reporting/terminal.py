@@ -229,11 +229,13 @@ def inspection(languages: Mapping[str, Any], audit: Mapping[str, Any]) -> list[R
         audit: from `glotlift.data.audit.audit_pairs`.
     """
     table = Table(box=box.SIMPLE_HEAD)
-    for name in ("language", "rows", "tokens a row", "learned of them", "truncated"):
+    for name in ("language", "rows", "tokens a row", "learned of them", "truncated", "with control tokens", "ends in"):
         table.add_column(name, justify="left" if name == "language" else "right")
     for code, found in languages.items():
         spans = [f"{mean:g} ({least}–{most})" for least, mean, most in (found["tokens"], found["targets"])]
-        table.add_row(language(code).name, f"{found['rows']:,}", *spans, f"{found['truncated']:,}")
+        counts = (f"{found[key]:,}" for key in ("truncated", "control"))
+        ends = Text(" ".join(map(repr, found["ends"])))
+        table.add_row(language(code).name, f"{found['rows']:,}", *spans, *counts, ends)
     shown: list[RenderableType] = [table]
     for code, found in languages.items():
         for row in found["shown"]:

@@ -64,10 +64,13 @@ def pairs_of(run: OpenRun) -> list[QuestionPair]:
 
 
 def _lengths(recipe: Recipe, pairs: Sequence[QuestionPair]) -> dict[str, int]:
+    from glotlift.models.control import layout_text
     from glotlift.models.load import load_tokenizer
     from glotlift.training.rows import tokenize_pairs
 
-    return {row.id: len(row.input_ids) for row in tokenize_pairs(load_tokenizer(recipe.model), pairs, recipe.train)}
+    layout = layout_text(load_task(recipe.data.task))
+    rows = tokenize_pairs(load_tokenizer(recipe.model), pairs, recipe.train, layout)
+    return {row.id: len(row.input_ids) for row in rows}
 
 
 def _fingerprint(run: OpenRun) -> str:

@@ -62,6 +62,7 @@ def inspect_training(recipe: Recipe | str | Path, *, settings: Sequence[str] = (
     Raises:
         DataError: some pairs cannot be trained on; all are named.
     """
+    from glotlift.models.control import layout_text
     from glotlift.models.load import load_tokenizer
     from glotlift.training.rows import inspect_rows, tokenize_pairs
 
@@ -70,7 +71,7 @@ def inspect_training(recipe: Recipe | str | Path, *, settings: Sequence[str] = (
     audit = audit_of(recipe, pairs, read_test_sets(recipe.eval) if recipe.eval else {})
     training, _ = split_validation(pairs, recipe.data.validation_fraction, recipe.seed)
     tokenizer = load_tokenizer(recipe.model)
-    rows = tokenize_pairs(tokenizer, training, recipe.train)
+    rows = tokenize_pairs(tokenizer, training, recipe.train, layout_text(load_task(recipe.data.task)))
     return {"languages": inspect_rows(tokenizer, rows), "estimate": _estimate(recipe, rows), "audit": audit}
 
 
@@ -96,6 +97,7 @@ def _fingerprint(run: OpenRun) -> str:
 
 
 def _do(run: OpenRun) -> dict[str, Any]:
+    from glotlift.models.control import layout_text
     from glotlift.models.load import load_model, load_tokenizer
     from glotlift.training.rows import tokenize_pairs
     from glotlift.training.tune import tune
@@ -105,13 +107,14 @@ def _do(run: OpenRun) -> dict[str, Any]:
         log.info("train: preset %s; not published: %s", settings.preset, PRESETS[settings.preset].unpublished)
     pairs = pairs_of(run)
     training, validation = split_validation(pairs, recipe.data.validation_fraction, recipe.seed)
-    rows = tokenize_pairs(load_tokenizer(recipe.model), training, settings)
+    layout = layout_text(load_task(recipe.data.task))
+    rows = tokenize_pairs(load_tokenizer(recipe.model), training, settings, layout)
     log.info("train: %d pairs, %d held out, on %s; %s",
              len(training), len(validation), recipe.model, _estimate(recipe, rows).sentence())  # fmt: skip
     loaded = load_model(recipe.model, dtype=recipe.dtype, device=recipe.device, quantization=settings.quantization)
     model, history = tune(
         loaded, training, validation, run.path / CHECKPOINTS / _fingerprint(run), settings,
-        seed=recipe.seed, probe=_probe(recipe, loaded),
+        layout=layout, seed=recipe.seed, probe=_probe(recipe, loaded),
     )  # fmt: skip
     history |= {"seen": _sources(pairs), "pivot": pivot(recipe.data.direction)}
     if processes().is_first:

@@ -7,14 +7,15 @@ as one string; the target's end-of-sequence (or end-of-turn) token is learned to
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
 from glotlift.data.questions import QuestionPair
-from glotlift.errors import DataError
+from glotlift.errors import DataError, ModelError
 from glotlift.models.chat import answer_end, question_turn
-from glotlift.models.labels import continuations, encode
+from glotlift.models.control import encode, quoter, read_as_control
+from glotlift.models.labels import continuations
 from glotlift.training.settings import TrainSettings
 
 IGNORED = -100
@@ -39,6 +40,7 @@ class TokenRow:
         input_ids: prompt and target.
         labels: as long; the target's tokens where they are learned, `IGNORED` before.
         n_cut: tokens at the end that did not fit into `max_length`.
+        control: control strings in the pair's text that the tokenizer cannot read as text.
     """
 
     id: str
@@ -46,6 +48,7 @@ class TokenRow:
     input_ids: list[int]
     labels: list[int]
     n_cut: int = 0
+    control: tuple[str, ...] = ()
 
     @property
     def n_targets(self) -> int:
@@ -57,35 +60,46 @@ def tokenize_pairs(
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[QuestionPair],
     settings: TrainSettings,
+    layout: str = "",
 ) -> list[TokenRow]:
     """Return pairs as token rows.
+
+    Control strings in a pair (`</s>`) are read as text, as evaluation reads those of a test row.
 
     Args:
         tokenizer: of the model.
         pairs: the pairs.
         settings: `prompt_format`, one of `PROMPT_FORMATS`; `max_length`, tokens a row may have; `too_long`, `error`
             refuses a longer row, `truncate` cuts its end off.
+        layout: from `glotlift.models.control.layout_text`; control strings in it are tokens in the pairs too.
 
     Raises:
-        DataError: a target is empty, is cut away whole, or a row is too long; all such rows are named.
-        ModelError: `chat` for a tokenizer without a chat template, or with one that `glotlift.models.chat` refuses.
+        DataError: a target is empty, is cut away whole, a row is too long, or its first target token would be scored
+            by nothing; all such rows are named.
+        ModelError: `chat` for a tokenizer without a chat template, or with one that `glotlift.models.chat` refuses;
+            another format for a tokenizer without an end-of-sequence token.
     """
     if not pairs:
         return []
     prompt_format, max_length = settings.prompt_format, settings.max_length
-    texts = [_texts(tokenizer, pair, prompt_format) for pair in pairs]
+    end = _end(tokenizer, prompt_format)
+    quoted = _quoted(tokenizer, pairs, layout)
+    control = _control(tokenizer, pairs, quoted)
+    texts = [_texts(tokenizer, pair, prompt_format) for pair in quoted]
     special = prompt_format != "chat"  # a chat template writes the start token itself
     encoded = encode(tokenizer, [part for text in texts for part in (text[0], text[0] + text[1])], special=special)
-    end = tokenizer.eos_token_id if prompt_format != "chat" else None
     rows, faults = [], []
     for index, pair in enumerate(pairs):
         prompt, whole = encoded[2 * index : 2 * index + 2]
-        n_read, (target,) = continuations(prompt, [whole])
-        learned = [*target, *([end] if isinstance(end, int) else [])]
+        try:
+            n_read, (target,) = continuations(prompt, [whole])
+        except ModelError as fault:
+            faults.append(f"row {index + 1} ({pair.id}): {fault}")
+            continue
+        learned = [*target, *end]
         tokens, labels = prompt[:n_read] + learned, [IGNORED] * n_read + learned
-        row = TokenRow(
-            pair.id, pair.language, tokens[:max_length], labels[:max_length], max(len(tokens) - max_length, 0)
-        )
+        n_cut = max(len(tokens) - max_length, 0)
+        row = TokenRow(pair.id, pair.language, tokens[:max_length], labels[:max_length], n_cut, control.get(index, ()))
         if fault := _fault(row, pair, len(tokens), max_length, settings.too_long):
             faults.append(f"row {index + 1} ({pair.id}): {fault}")
         rows.append(row)
@@ -110,6 +124,32 @@ def _fault(row: TokenRow, pair: QuestionPair, length: int, max_length: int, too_
     return None
 
 
+def _end(tokenizer: PreTrainedTokenizerBase, prompt_format: str) -> list[int]:
+    """Return the token that is learned behind a target; none under a chat template, which writes it itself."""
+    if prompt_format == "chat":
+        return []
+    if not isinstance(tokenizer.eos_token_id, int):
+        raise ModelError(
+            f"got train.prompt_format {prompt_format} for a tokenizer without an end-of-sequence token, expected one; "
+            "the model would not learn to stop"
+        )
+    return [tokenizer.eos_token_id]
+
+
+def _quoted(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[QuestionPair], layout: str) -> list[QuestionPair]:
+    quote = quoter(tokenizer, layout)
+    return [replace(pair, input=quote(pair.input), target=quote(pair.target)) for pair in pairs]
+
+
+def _control(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[QuestionPair], quoted: Sequence[QuestionPair]
+) -> dict[int, tuple[str, ...]]:
+    """Return index -> the control strings of a pair that the tokenizer cannot read as text."""
+    holding = [index for index, pair in enumerate(pairs) if pair != quoted[index]]
+    found = read_as_control(tokenizer, [f"{pairs[index].input}\n{pairs[index].target}" for index in holding])
+    return {index: tuple(strings) for index, strings in zip(holding, found, strict=True) if strings}
+
+
 def _texts(tokenizer: PreTrainedTokenizerBase, pair: QuestionPair, prompt_format: str) -> tuple[str, str]:
     """Return prompt and target of a pair as text."""
     if prompt_format == "plain":
@@ -131,7 +171,8 @@ def inspect_rows(
 
     Returns:
         Language -> `rows`, `tokens` (fewest, mean, most a row), `targets` (the same of learned tokens), `truncated`
-        (number of rows), `shown` (decoded `id`, `prompt`, `target` of the first rows).
+        (number of rows), `control` (number of rows whose text is read with control tokens), `ends` (decoded tokens that
+        end the targets which are not truncated), `shown` (decoded `id`, `prompt`, `target` of the first rows).
     """
     found = {}
     for code in dict.fromkeys(row.language for row in rows):
@@ -141,9 +182,15 @@ def inspect_rows(
             "tokens": _span([len(row.input_ids) for row in own]),
             "targets": _span([row.n_targets for row in own]),
             "truncated": sum(row.n_cut > 0 for row in own),
+            "control": sum(bool(row.control) for row in own),
+            "ends": [str(tokenizer.decode([end])) for end in dict.fromkeys(_ends(own))],
             "shown": [_decoded(tokenizer, row) for row in own[:n_shown]],
         }
     return found
+
+
+def _ends(rows: Sequence[TokenRow]) -> list[int]:
+    return [row.labels[-1] for row in rows if not row.n_cut]
 
 
 def _span(counts: Sequence[int]) -> tuple[int, float, int]:

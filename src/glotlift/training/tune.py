@@ -69,6 +69,7 @@ def tune(
     checkpoints: Path,
     settings: TrainSettings,
     *,
+    layout: str = "",
     seed: int = 0,
     probe: Probe | None = None,
 ) -> tuple[Any, dict[str, Any]]:
@@ -82,6 +83,7 @@ def tune(
         validation: pairs whose loss is measured at the end, a language at a time; may be empty.
         checkpoints: folder for checkpoints; training goes on from the last whole one in it.
         settings: of training; `quantization` says how the model was loaded.
+        layout: see `tokenize_pairs`.
         seed: of the LoRA weights, data order and dropout.
         probe: a small evaluation between steps; None for none.
 
@@ -99,8 +101,8 @@ def tune(
     if not pairs:
         raise DataError("got no question pairs to train on, expected at least one")
     _check_loggers(settings.report_to)
-    rows = tokenize_pairs(loaded.tokenizer, pairs, settings)
-    held_out = tokenize_pairs(loaded.tokenizer, validation, settings)
+    rows = tokenize_pairs(loaded.tokenizer, pairs, settings, layout)
+    held_out = tokenize_pairs(loaded.tokenizer, validation, settings, layout)
     lengths = [len(row.input_ids) for row in rows]
     order = step_order(lengths, epochs=settings.epochs, batch_size=settings.batch_size, seed=seed)
     in_order = [rows[index] for index in order]
