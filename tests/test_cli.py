@@ -23,7 +23,7 @@ from glotlift.cli import app, data, main, tasks
 from glotlift.evaluation.settings import Evaluation
 from glotlift.explanation.settings import Explanation
 from glotlift.languages import LANGUAGES
-from glotlift.runs import read_parquet
+from glotlift.runs import read_parquet, write_parquet
 from glotlift.tasks import load
 from tests.data.test_read import write_jsonl
 from tests.tasks.test_load import write_task
@@ -525,39 +525,95 @@ def test_an_evaluation_twice_gives_the_same_bytes(evaluated, cli, evaluate, tmp_
         assert (tmp_path / "again" / path.relative_to(folder)).read_bytes() == path.read_bytes(), path.name
 
 
+def _rewritten(source, target, change, about=None):
+    """Write the prediction files of a folder into another one, each frame changed, and what is said of them."""
+    for path in source.glob("*.parquet"):
+        frame, known = read_parquet(path)
+        write_parquet(target / path.name, change(frame), {**known, **(about or {})})
+    return target
+
+
+def _all_right(frame):
+    """Give every item's gold label the better score."""
+    scores = {f"sequence_{label}": -5.0 * (frame["gold"] != label) for label in ("positive", "negative")}
+    return frame.assign(**scores)
+
+
 def test_two_evaluations_are_compared(evaluated, cli, tmp_path):
     folder = evaluated[1] / "predictions" / "base" / "sentiment"
-    better = tmp_path / "better"
-    better.mkdir()
-    for path in folder.glob("*.parquet"):
-        frame = pd.read_parquet(path)
-        frame.assign(predicted=frame["gold"]).to_parquet(better / path.name)
+    better = _rewritten(folder, tmp_path / "better", _all_right)
     result = cli("compare", folder, better)
     assert result.code == 0, result.err
     rows = {cells[0]: cells for line in result.out.splitlines() if len(cells := re.findall(r"[^\s│]+", line)) > 5}
-    wrong = (pd.read_parquet(folder / "de.parquet").eval("predicted != gold")).sum()
-    assert rows["de"][1:5] == ["4", f"{1 - wrong / 4:.1%}", "100.0%", f"{wrong / 4 * 100:+.1f}"]
-    assert [name for name in rows if name in ("en", "de", "all")] == ["en", "de", "all"]  # the paper's order
+    wrong = (read_parquet(folder / "de.parquet")[0].eval("predicted != gold")).sum()
+    assert rows["German"][1:3] == ["4", f"{100 - wrong / 4 * 100:.1f}"]
+    assert f"+{wrong / 4 * 100:.1f}" in rows["German"]
+    assert [name for name in rows if name in ("English", "German", "All")] == ["English", "German", "All"]
+    assert "A accuracy" in result.out
+    assert "B accuracy" in result.out
+    assert f"A: {folder}; B: {better}." in result.out
+
+
+def test_run_folders_are_compared_by_their_test_sets(evaluated, cli, refused, tmp_path):
+    run = evaluated[1]
+    other = _rewritten(
+        run / "predictions" / "base" / "sentiment",
+        tmp_path / "run" / "predictions" / "tuned" / "sentiment",
+        lambda x: x,
+    ).parents[2]
+    result = cli("compare", run, other)
+    assert result.code == 0, result.err
+    assert " 0.0 " in result.out
+    assert refused("compare", run, other, "--variant-b", "base") == (f"B, {other}: got variant 'base', expected tuned")
+    assert cli("compare", run, other, "--variant-a", "base", "--scoring", "first-token").code == 0
+
+
+def test_what_two_evaluations_do_differently_is_told(evaluated, cli, tmp_path):
+    folder = evaluated[1] / "predictions" / "base" / "sentiment"
+    other = _rewritten(folder, tmp_path / "other", lambda frame: frame, {"answers": "english", "num_fewshot": 0})
+    assert "sentiment: A and B differ in answers own / english, num_fewshot 2 / 0" in cli("compare", folder, other).err
+
+
+def test_evaluations_that_were_decided_in_other_ways_are_not_compared_unasked(evaluated, refused, cli, tmp_path):
+    folder = evaluated[1] / "predictions" / "base" / "sentiment"
+    other = _rewritten(folder, tmp_path / "other", lambda frame: frame, {"scoring": "first-token"})
+    assert refused("compare", folder, other) == (
+        f"{folder} and {other}: got predictions by scoring sequence and first-token, expected one; "
+        "say by which both are decided with --scoring"
+    )
+    assert cli("compare", folder, other, "--scoring", "first-token").code == 0
+    assert " 0.0 " in cli("compare", folder, other, "--scoring", "prefix-mass", "--calibration", "batch").out
+    assert refused("compare", folder, folder, "--scoring", "magic").endswith(
+        "got no scores 'magic_positive', expected those of scoring magic"
+    )
+
+
+def test_items_of_other_texts_are_not_compared(evaluated, refused, tmp_path):
+    folder = evaluated[1] / "predictions" / "base" / "sentiment"
+    other = _rewritten(folder, tmp_path / "other", lambda frame: frame.assign(text_digest="other"))
+    assert refused("compare", folder, other) == (
+        "sentiment, en: item 's01' has two texts, expected the same data in both"
+    )
 
 
 def test_evaluations_that_cannot_be_compared(evaluated, refused, cli, evaluate, tmp_path):
     folder = evaluated[1] / "predictions" / "base" / "sentiment"
     cli(*evaluate, "--languages", "en,de", "--limit", 3, "-o", tmp_path / "fewer")
     fewer = tmp_path / "fewer" / "predictions" / "base" / "sentiment"
-    sentence = refused("compare", folder, fewer)
-    assert re.fullmatch(
-        r"en, A \S+/en\.parquet and B \S+/en\.parquet: got 1 item \('s04'\) in A only, expected the same items in both",
-        sentence,
+    assert refused("compare", folder, fewer) == (
+        "sentiment, en: got 1 item ('s04') in A only, expected the same items in both"
     )
     (fewer / "de.parquet").unlink()
     (fewer / "en.parquet").rename(fewer / "sw.parquet")
-    assert refused("compare", folder, fewer).startswith(f"{folder} and {fewer} have no language in common: ")
+    assert refused("compare", folder, fewer) == "sentiment: A and B have no language in common: de en and sw"
     (tmp_path / "nothing").mkdir()
     assert refused("compare", tmp_path / "nothing", folder).startswith(
-        f"{tmp_path / 'nothing'}: got no prediction files, expected <language>.parquet"
+        f"A, {tmp_path / 'nothing'}: got no prediction files, expected a run or evaluation folder"
     )
     (fewer / "de.parquet").write_bytes(b"PAR1 junk")
     assert refused("compare", folder, fewer).startswith(f"{fewer / 'de.parquet'}: cannot be read as Parquet")
+    pd.DataFrame({"a": [1]}).to_parquet(fewer / "de.parquet")
+    assert "got no labels in its metadata, expected a prediction file" in refused("compare", folder, fewer)
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])

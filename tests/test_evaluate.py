@@ -141,14 +141,18 @@ def test_compare_reads_any_two_folders_and_refuses_other_items(tiny_folder, tmp_
     evaluated(tiny_folder, tmp_path / "b", answers="english", batch_size=3)
     evaluated(tiny_folder, tmp_path / "c", limit=7)
     a, b, c = (tmp_path / name / "predictions" / "base" / "sentiment" for name in "abc")
-    changes = compare(a, b)
-    assert list(changes)[:3] == ["de", "th", "all"]
-    assert changes["script Latn"]["languages"] == 1
-    assert changes["de"]["p_holm"] >= changes["de"]["p"]
+    scores = compare(a, b)["glotlift"]
+    task = scores["tasks"]["sentiment"]
+    assert list(task["languages"]) == ["de", "th"]
+    assert scores["differences"]["sentiment"] == ["answers own / english"]
+    assert task["rollups"]["script"]["Latn"]["languages"] == ["de"]
+    change = task["languages"]["de"]["change"]
+    assert change["p_holm"] >= change["p"]
+    assert set(task["languages"]["de"]["changes"]) == {"raw", "calibrated", "contextual", "auroc", "ece"}
+    assert compare(tmp_path / "a", tmp_path / "b")["glotlift"]["tasks"] == {"sentiment": task}
     with pytest.raises(DataError) as caught:
         compare(a, c)
-    both = f"de, A {a / 'de.parquet'} and B {c / 'de.parquet'}"
-    assert str(caught.value) == f"{both}: got 1 item ('s08') in A only, expected the same items in both"
+    assert str(caught.value) == "sentiment, de: got 1 item ('s08') in A only, expected the same items in both"
 
 
 def test_two_processes_give_the_bytes_of_one(tiny_folder, tmp_path):

@@ -6,11 +6,10 @@ import re
 import pytest
 from rich.console import Console
 
-from glotlift.evaluation.compare import Change
 from glotlift.languages import LANGUAGES
 from glotlift.reporting.across import Grid, grids, spreads
 from glotlift.reporting.table import percent
-from glotlift.reporting.terminal import change_table, grid_table, result_table, spread_table
+from glotlift.reporting.terminal import grid_table, result_table, rollups, spread_table
 from tests.reporting.conftest import make_scores, predictions
 
 
@@ -112,33 +111,12 @@ def test_names_are_text_and_not_markup(many):
         assert "[bold]x[/bold]" in printed(table(named))
 
 
-CHANGES = [
-    Change("de", 60, 0.5, 0.6, 0.1, 0.05, 0.15, 0.0004, 0.0008),
-    Change("sw", 60, 0.5, 0.45, -0.05, -0.1, 0.01, 0.2, 0.2),
-    Change("all", 60, 0.5, 0.525, 0.025, -0.01, 0.05, languages=2),
-    Change("family Bantu", 60, 0.5, 0.45, -0.05, -0.1, 0.01, languages=1),
-    Change("script Latn", 60, 0.5, 0.525, 0.025, -0.01, 0.05, languages=2),
-    Change("resource 5", 60, 0.5, 0.6, 0.1, 0.05, 0.15, languages=1),
-]
-
-
-def test_changes_stand_by_language_then_over_all_then_by_kind():
-    lines = printed(change_table({change.name: vars(change) for change in CHANGES})).splitlines()
-    texts = [" ".join(line.split()) for line in lines if line.strip() and "─" not in line]
-    assert texts == [
-        "language n A B change 95 % interval McNemar p Holm p",
-        "de 60 50.0% 60.0% +10.0 [+5.0, +15.0] <0.001 <0.001",
-        "sw 60 50.0% 45.0% −5.0 [−10.0, +1.0] 0.200 0.200",
-        "all (2) 60 50.0% 52.5% +2.5 [−1.0, +5.0]",
-        "family",
-        "Bantu (1) 60 50.0% 45.0% −5.0 [−10.0, +1.0]",
-        "script",
-        "Latn (2) 60 50.0% 52.5% +2.5 [−1.0, +5.0]",
-        "resource class",
-        "5 (1) 60 50.0% 60.0% +10.0 [+5.0, +15.0]",
-    ]
-
-
-def test_changes_without_groups_of_a_kind_are_fine_too():
-    lines = printed(change_table({change.name: vars(change) for change in CHANGES[:3]})).splitlines()
-    assert len([line for line in lines if re.match(r"de|sw|all", line)]) == 3
+def test_variants_have_the_names_that_the_scores_give_them(many):
+    named = {"glotlift": {**many["glotlift"], "names": {"base": "A", "tuned": "B"}}}
+    key = next(iter(many["glotlift"]["tasks"]))
+    header = next(line for line in printed(result_table(named, key)).splitlines() if "accuracy" in line)
+    assert "A accuracy" in header
+    assert "B accuracy" in header
+    text = printed(rollups(named, key))
+    assert "B accuracy" in text
+    assert "Germanic" in text

@@ -20,16 +20,16 @@ def finish(folder: Path) -> None:
     typer.echo(f"report: {folder / 'report.html'}")
 
 
-def print_tables(scores: dict[str, Any]) -> None:
-    """Print the tables and sentences of all test sets."""
+def print_tables(scores: dict[str, Any], *, with_rollups: bool = False) -> None:
+    """Print the tables and sentences of all test sets; on request also by family, script and resource class."""
     from glotlift.reporting.across import grids, spreads
-    from glotlift.reporting.terminal import grid_table, result_table, spread_table
+    from glotlift.reporting.terminal import grid_table, result_table, rollups, spread_table
 
     screen = console()
     extras = scores.get("glotlift", {})
     for key, entry in extras.get("tasks", {}).items():
         found = [result_table(scores, key), entry["sentence"], entry.get("parts_sentence", "")]
-        print_paragraphs(screen, found)
+        print_paragraphs(screen, [*found, rollups(scores, key) if with_rollups else None])
     for grid in grids(extras):
         print_paragraphs(screen, [grid_table(grid), grid.sentence])
     for spread in spreads(extras):

@@ -130,18 +130,24 @@ def evaluate(
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A folder of prediction files.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="A run or evaluation folder, or one of prediction files.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another one, of the same items.")],
+    variant_a: Annotated[str | None, given("--variant-a", "base or tuned of A.", "tuned where there is one")] = None,
+    variant_b: Annotated[str | None, given("--variant-b", "base or tuned of B.", "tuned where there is one")] = None,
+    scoring: Annotated[str | None, given("--scoring", "By which both are decided.", "that of the files")] = None,
+    calibration: Annotated[
+        str | None, given("--calibration", "By which both are decided.", "that of the files")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstraps.")] = 0,
 ) -> None:
     """Compare two evaluations of the same items with paired statistics."""
-    from glotlift.reporting.terminal import change_table
     from glotlift.stages.compare import compare as compare_folders
 
-    screen = console()
-    screen.print(change_table(compare_folders(a, b, seed=seed)))
-    legend = "change in points, in colour where clear of zero; groups: means over as many languages as in brackets"
-    screen.print(f"A: {a}; B: {b}; {legend}.", markup=False, highlight=False)
+    scores = compare_folders(
+        a, b, variant_a=variant_a, variant_b=variant_b, scoring=scoring, calibration=calibration, seed=seed
+    )
+    print_tables(scores, with_rollups=True)
+    console().print(f"A: {a}; B: {b}.", markup=False, highlight=False)
 
 
 def explain(

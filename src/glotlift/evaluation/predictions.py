@@ -29,6 +29,7 @@ class Predictions:
         num_fewshot: language -> demonstrations of a prompt, None where a file does not say.
         content_free: variant -> language -> scores of content-free inputs, see `metrics.decide`.
         label_words: language -> label id -> the answer word that was scored.
+        names: of base and tuned in messages.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Predictions:
     num_fewshot: Mapping[str, int | None] = field(default_factory=dict)
     content_free: Mapping[str, Mapping[str, Sequence[Mapping[str, Sequence[float]]]]] = field(default_factory=dict)
     label_words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    names: tuple[str, str] = ("base", "tuned")
 
     @property
     def languages(self) -> list[str]:
@@ -61,7 +63,7 @@ class Predictions:
         """Return language -> which items base (`a`) and tuned (`b`) have right under a calibration."""
         return {
             code: correctness(*(self.decided(variant, code, calibration) for variant in ("base", "tuned")),
-                              where=f"{self.key}, {code}, A base and B tuned")
+                              where=f"{self.key}, {code}", names=self.names)
             for code in self.languages
         }  # fmt: skip
 

@@ -111,7 +111,7 @@ def build_table(scores: Mapping[str, Any], task_key: str) -> ResultTable:
     how = "" if calibration == "none" else f", {calibration} calibration"
     chance = f"chance {percent(task['chance'])}%"
     title = f"{task_key}: {' / '.join(task['labels'])}, {task['answers']} answers{how}, {chance}"
-    columns = _columns(variants, task["labels"], measures)
+    columns = _columns(variants, task["labels"], measures, extras.get("names", {}))
     return ResultTable(title, columns, groups, _summary(task, variants, measures, SEEN in groups))
 
 
@@ -145,12 +145,15 @@ def beside(task: Mapping[str, Any], variants: Sequence[str]) -> list[str]:
     ]
 
 
-def rollup_table(task: Mapping[str, Any], variants: Sequence[str]) -> ResultTable | None:
+def rollup_table(
+    task: Mapping[str, Any], variants: Sequence[str], names: Mapping[str, str] | None = None
+) -> ResultTable | None:
     """Return accuracy by family, script and resource class, a group each; None where no two groups can be compared.
 
     Args:
         task: the task's entry in the scores.
         variants: `base`, and `tuned` where there is one.
+        names: what a variant is called where it is not by its own name.
     """
     groups = {
         title: [_rollup_row(name, entry, variants) for name, entry in rollups.items()]
@@ -160,7 +163,8 @@ def rollup_table(task: Mapping[str, Any], variants: Sequence[str]) -> ResultTabl
     if not groups:
         return None
     change = [Column("change", "change", _INTERVAL_OF["points"])] if "tuned" in variants else []
-    accuracies = [Column(variant, f"{variant} accuracy", _INTERVAL_OF["%"]) for variant in variants]
+    shown = {variant: (names or {}).get(variant, variant) for variant in variants}
+    accuracies = [Column(variant, f"{name} accuracy", _INTERVAL_OF["%"]) for variant, name in shown.items()]
     columns = (
         Column("group", "group", "its languages", is_number=False), Column("n", "n", "languages"), *accuracies, *change,
     )  # fmt: skip
@@ -197,9 +201,12 @@ def all_rows(table: ResultTable) -> list[Row]:
     return [row for group in table.groups.values() for row in group] + table.summary
 
 
-def _columns(variants: Sequence[str], labels: Sequence[str], measures: Sequence[str]) -> tuple[Column, ...]:
-    accuracy = [Column(variant, f"{variant} accuracy", _INTERVAL_OF["%"]) for variant in variants]
-    both = arrow(*variants) if len(variants) > 1 else ""
+def _columns(
+    variants: Sequence[str], labels: Sequence[str], measures: Sequence[str], names: Mapping[str, str]
+) -> tuple[Column, ...]:
+    shown = {variant: names.get(variant, variant) for variant in variants}
+    accuracy = [Column(variant, f"{name} accuracy", _INTERVAL_OF["%"]) for variant, name in shown.items()]
+    both = arrow(*shown.values()) if len(variants) > 1 else ""
     change = [Column("change", "change", _INTERVAL_OF["points"]), Column("p", "Holm p", "exact McNemar")]
     details = {measure: ", ".join(filter(None, ["%" if measure in _ACCURACIES else "", both])) for measure in measures}
     return (

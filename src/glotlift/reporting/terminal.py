@@ -1,6 +1,6 @@
 """The tables of the terminal, in rich.
 
-Enters: scores, or what `glotlift compare` found. Leaves: renderables. A narrow terminal first loses the least important
+Enters: scores. Leaves: renderables. A narrow terminal first loses the least important
 columns, which a line then names, and then breaks cells between words, so that no number is cut.
 """
 
@@ -26,14 +26,12 @@ from glotlift.reporting.table import (
     all_rows,
     arrow,
     build_table,
-    change_cell,
-    p_value,
     percent,
+    rollup_table,
 )
 
 _FIRST_TO_GO = ("ece", "contextual", "auroc", "p", "raw")
 _STYLES = {"up": "bold blue", "down": "bold dark_orange", "warning": "yellow"}
-_KINDS = ("family", "script", "resource")
 _UNBOUND = 100_000
 """A width no table reaches."""
 
@@ -48,6 +46,13 @@ def result_table(scores: Mapping[str, Any], task_key: str) -> RenderableType:
         TaskError: there is no such test set.
     """
     return _Fitted(build_table(scores, task_key))
+
+
+def rollups(scores: Mapping[str, Any], task_key: str) -> RenderableType | None:
+    """Return a test set's accuracy by family, script and resource class; None where no two groups can be compared."""
+    extras = scores["glotlift"]
+    table = rollup_table(extras["tasks"][task_key], extras["variants"], extras.get("names"))
+    return None if table is None else _Fitted(table)
 
 
 @dataclass(frozen=True)
@@ -176,49 +181,6 @@ def spread_table(spread: Spread) -> RenderableType:
             ]
         table.add_row(Text(language(code).name if code else "Mean over languages"), *cells)
     return Group(Text(title, style="table.title"), table)
-
-
-def change_table(changes: Mapping[str, Mapping[str, Any]]) -> RenderableType:
-    """Return what changed from A to B: a row a language, then over all of them and over groups of them.
-
-    Args:
-        changes: name -> content of a `Change`; groups are `all`, or a kind and a name as in `script Latn`.
-    """
-    table = _plain_table()
-    for title in ("language", "n", "A", "B", "change", "95 % interval", "McNemar p", "Holm p"):
-        table.add_column(title, justify="left" if title == "language" else "right")
-    before = ""
-    for name, change in changes.items():
-        kind = _kind(name, change)
-        if kind != before:
-            table.add_section()
-            if kind in _KINDS:
-                table.add_row(Text("resource class" if kind == "resource" else kind, style="dim italic"))
-        before = kind
-        table.add_row(*_change_row(name.removeprefix(f"{kind} "), change, is_group=kind != ""))
-    return table
-
-
-def _kind(name: str, change: Mapping[str, Any]) -> str:
-    """Return the kind of a group, an empty string for a single language."""
-    if change.get("p") is not None:
-        return ""
-    return next((kind for kind in _KINDS if name.startswith(f"{kind} ")), "all")
-
-
-def _change_row(name: str, change: Mapping[str, Any], *, is_group: bool) -> list[Text]:
-    cell = change_cell(change)
-    style = _STYLES.get(cell.tone, "")
-    p_values = [p_value(change.get(key)) if change.get(key) is not None else "" for key in ("p", "p_holm")]
-    title = f"{name} ({change['languages']})" if is_group else name
-    accuracies = [f"{change[key]:.1%}" for key in ("a", "b")]
-    plain = [title, str(change["n"]), *accuracies]
-    return [
-        *map(Text, plain),
-        Text(cell.text, style=style),
-        Text(cell.detail, style="dim"),
-        *(Text(text) for text in p_values),
-    ]
 
 
 def inspection(languages: Mapping[str, Any], audit: Mapping[str, Any]) -> list[RenderableType]:
