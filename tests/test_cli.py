@@ -226,7 +226,7 @@ def test_unknown_names_on_the_command_line(refused, evaluate):
         "task 'sentiment', en: no answer set 'animals'; expected english, arbitrary or own"
     )
     assert refused(*evaluate, "--scoring", "best") == (
-        "--scoring: got 'best', expected 'sequence', 'prefix-mass' or 'first-token'"
+        "--scoring: got 'best', expected 'sequence', 'prefix-mass', 'prefix-mass-released' or 'first-token'"
     )
     assert refused(*evaluate, "--limit", "0") == "--limit: got 0, expected greater than or equal to 1"
     assert refused(*evaluate, "--seed", "-1", "--batch-size", "x").splitlines() == [

@@ -123,6 +123,11 @@ REFUSED = {
     "batch size": ({"batch_size": 0}, RecipeError, "batch_size"),
     "chat": ({"apply_chat_template": True}, ModelError, "without a chat template"),
     "server and adapter": ({"model": "openai:http://127.0.0.1:9/v1#m", "adapter": "a"}, ModelError, "--adapter"),
+    "server and released mass": (
+        {"model": "openai:http://127.0.0.1:9/v1#m", "scoring": "prefix-mass-released"},
+        ModelError,
+        "released' with the",
+    ),
     "server and mass": ({"model": "openai:http://127.0.0.1:9/v1#m", "scoring": "prefix-mass"}, ModelError, "first-t"),
     "server away": ({"model": "openai:http://127.0.0.1:9/v1#m"}, ModelError, "127.0.0.1:9"),
 }

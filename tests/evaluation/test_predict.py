@@ -57,6 +57,42 @@ def test_scores_equal_brute_force(tiny, family, language):
             assert frame.loc[index, f"prefix_mass_{label}"] == pytest.approx(mass, abs=1e-5)
 
 
+def test_the_released_rule_on_byte_level_bpe_by_hand(tiny):
+    """Softmax of the last position, and the sum over the tokens that the released code counts."""
+    loaded = tiny("qwen2")
+    prompts = _prepare(loaded, "en", limit=6)
+    task = load_task("sentiment")
+    vocabulary = loaded.tokenizer.get_vocab()
+    frame = predict(loaded, prompts, "base", scoring="prefix-mass-released")
+    for index, item in enumerate(prompts.items):
+        ids = loaded.tokenizer(task.prompt("en", "own", item.fields))["input_ids"]
+        with torch.inference_mode():
+            following = loaded.model(torch.tensor([ids])).logits[0, -1].softmax(-1)
+        masses = []
+        for word in prompts.words.values():
+            prefixes = [word[:end] for end in range(1, len(word) + 1)]
+            counted = {vocabulary[prefix] for prefix in prefixes if prefix in vocabulary}
+            counted |= {loaded.tokenizer(prefix)["input_ids"][0] for prefix in prefixes}
+            masses.append(sum(following[token].item() for token in counted))
+        stored = [frame.loc[index, f"prefix_mass_released_{label}"] for label in prompts.labels]
+        assert stored == pytest.approx(masses, abs=1e-6)
+        assert frame.loc[index, "predicted"] == prompts.labels[int(np.argmax(masses))]
+    columns = [[f"{name}_{label}" for label in prompts.labels] for name in ("prefix_mass", "prefix_mass_released")]
+    assert (frame[columns[0]].to_numpy() >= frame[columns[1]].to_numpy()).all()
+    assert (frame[columns[0]].to_numpy() > frame[columns[1]].to_numpy()).any()
+
+
+def test_where_both_rules_count_the_same_tokens_one_is_stored(tiny):
+    loaded = tiny("llama")
+    prompts = _prepare(loaded, limit=4)
+    assert prompts.released_sets == []
+    as_released, as_described = (
+        predict(loaded, prompts, "base", scoring=scoring) for scoring in ("prefix-mass-released", "prefix-mass")
+    )
+    assert not any("released" in column for column in as_released)
+    assert as_released.equals(as_described)
+
+
 def test_scoring_decides_and_both_are_stored(tiny):
     loaded = tiny("qwen2")
     prompts = _prepare(loaded, limit=8)
@@ -172,7 +208,7 @@ def test_a_damaged_file_is_scored_anew(tiny, tmp_path):
         assert path.read_bytes() == whole
 
 
-@pytest.mark.parametrize("scoring", ["prefix-mass", "first-token"])
+@pytest.mark.parametrize("scoring", ["prefix-mass", "prefix-mass-released", "first-token"])
 @pytest.mark.parametrize("calibration", ["batch", "contextual"])
 def test_another_decision_needs_no_model(tiny, tmp_path, scoring, calibration):
     loaded = tiny("qwen2")

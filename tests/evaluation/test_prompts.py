@@ -75,6 +75,13 @@ def test_a_check_names_the_language(tiny, tmp_path):
     assert faults[0].message.startswith(f"`own`: input '': {NO_BOUNDARY}")
 
 
+@pytest.mark.parametrize(("family", "found"), [("llama", []), ("qwen2", ["other tokens for 4 of 4 answer words"])])
+def test_a_check_counts_the_words_that_the_released_rule_scores_otherwise(tiny, monkeypatch, family, found):
+    monkeypatch.setattr("glotlift.models.load.load_tokenizer", lambda name: tiny(family).tokenizer)
+    warnings = check_task("sentiment", "any", languages=["en"]).warnings
+    assert [each.message.split("; ")[0] for each in warnings if each.kind == "released rule"] == found
+
+
 def test_a_check_names_texts_that_a_tokenizer_cannot_keep(tiny, tmp_path, monkeypatch):
     task = one_language("{text}: ", ("so", "me</s>"), pool=[{"label": "yes", "text": "<s>"}])
     content = {**task.model_dump(mode="json", exclude_none=True), "data": {"source": "rows_{lang}.jsonl"}}

@@ -74,7 +74,7 @@ def test_lm_eval_writes_the_same_lines(tiny, tmp_path):
             assert [float(pair[0]) for pair in flat] == pytest.approx([float(pair[0]) for pair in expected], abs=1e-4)
 
 
-@pytest.mark.parametrize("scoring", ["sequence", "prefix-mass", "first-token"])
+@pytest.mark.parametrize("scoring", ["sequence", "prefix-mass", "prefix-mass-released", "first-token"])
 def test_a_line_is_an_item(tiny, tmp_path, scoring):
     prompts, predictions = written(tiny("qwen2"), tmp_path, "de", scoring=scoring, closing_quote=True)
     found = lines(tmp_path / "samples_mood_de.jsonl")

@@ -15,6 +15,7 @@ from glotlift.models.labels import (
     continuations,
     is_byte_level,
     prefix_tokens,
+    released_tokens,
 )
 from glotlift.tasks.load import load_task
 
@@ -56,6 +57,31 @@ def test_prefix_tokens_equal_a_walk_over_the_vocabulary(kind, word, request):
         expected |= {tokenizer(prefix, add_special_tokens=False)["input_ids"][0] for prefix in prefixes}
     assert prefix_tokens(tokenizer, word) == expected
     assert expected
+
+
+@pytest.mark.parametrize("word", ["entailment", "no", "negativ", "étrange", "正面", "บวก", "Ġsign", "a▁b"])
+def test_released_tokens_equal_the_steps_of_the_released_code(byte_level, sentencepiece_style, word):
+    """Both kinds of vocabulary; only for byte-level BPE is the first token of every prefix added, as for Qwen."""
+    for tokenizer in (byte_level, sentencepiece_style):
+        vocabulary = tokenizer.get_vocab()
+        expected = []
+        for end in range(1, len(word) + 1):
+            expected += [vocabulary.get(form) for form in (word[:end], "▁" + word[:end])]
+            if tokenizer is byte_level:
+                expected.append(tokenizer(word[:end])["input_ids"][0])
+        written = str(word[0].encode())[2:-1]
+        if written.startswith("\\x"):
+            expected.append(vocabulary.get(f"<0x{written[2:4].upper()}>"))
+        assert released_tokens(tokenizer, word) == set(expected) - {None}
+    assert released_tokens(sentencepiece_style, word) == prefix_tokens(sentencepiece_style, word)
+
+
+def test_the_released_rule_leaves_out_tokens_with_a_leading_space(byte_level):
+    vocabulary = byte_level.get_vocab()
+    assert {vocabulary["n"], vocabulary["Ġn"], vocabulary["Ġno"]} <= prefix_tokens(byte_level, "no")
+    assert released_tokens(byte_level, "no") == {vocabulary[token] for token in ("n", "no") if token in vocabulary}
+    assert vocabulary["é"] in released_tokens(byte_level, "élan")  # the letter for byte E9, of which the word has none
+    assert vocabulary["é"] not in prefix_tokens(byte_level, "élan")
 
 
 @pytest.mark.parametrize("name", ["sentiment", "nli", "paraphrase"])

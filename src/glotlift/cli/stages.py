@@ -90,7 +90,9 @@ def evaluate(
     answer_languages: Annotated[
         str | None, given("--answer-languages", "Grid of prompt language x answer language: codes or `all`.")
     ] = None,
-    scoring: Annotated[str | None, given("--scoring", "sequence, prefix-mass or first-token.", "sequence")] = None,
+    scoring: Annotated[
+        str | None, given("--scoring", "sequence, prefix-mass, prefix-mass-released or first-token.", "sequence")
+    ] = None,
     calibration: Annotated[str | None, given("--calibration", "none, contextual or batch.", "none")] = None,
     closing_quote: Annotated[bool | None, given("--closing-quote", "Score the quote behind the word.")] = None,
     apply_chat_template: Annotated[

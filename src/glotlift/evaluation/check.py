@@ -19,7 +19,7 @@ from glotlift.evaluation.check_rows import Rows, check_rows
 from glotlift.evaluation.findings import FAULTS, WARNINGS, TaskCheck, finding, reference, row_numbers, some
 from glotlift.languages import is_code
 from glotlift.models.control import encode, quoted_task, quoter, read_as_control
-from glotlift.models.labels import Finding, audit_labels, audit_words, continuations
+from glotlift.models.labels import Finding, audit_labels, audit_words, continuations, prefix_tokens, released_tokens
 from glotlift.schema import read_yaml, validate
 from glotlift.tasks.load import load_task
 from glotlift.tasks.task import ANSWERS_IN, AnswerSet, Task
@@ -53,6 +53,7 @@ def check_task(
     findings += [*at_fault, *_words(task, codes, tokenizer)]
     if tokenizer is not None:
         findings += [*_boundaries(task, codes, tokenizer), *_control(task, codes, rows, tokenizer)]
+        findings += _released(task, codes, tokenizer)
     faults = tuple(each for each in findings if each.kind in FAULTS)
     warnings = tuple(each for each in findings if each.kind in WARNINGS)
     return TaskCheck(
@@ -249,3 +250,12 @@ def _control(task: Task, codes: Iterable[str], rows: Mapping[str, Rows], tokeniz
             indexes = [place for place in found if isinstance(place, int)]
             named = [place for place in found if isinstance(place, str)] + [row_numbers(indexes)] * bool(indexes)
             yield finding(code, "control", f"{string!r} in {' and '.join(named)}")
+
+
+def _released(task: Task, codes: Iterable[str], tokenizer: Any) -> Iterator[Finding]:
+    """Yield how many answer words have other tokens in the code that the paper's authors released."""
+    sets = [words for code in codes for words in task.sets(code).values()]
+    words = {word for each in sets for word in each.values()}
+    n_other = sum(prefix_tokens(tokenizer, word) != released_tokens(tokenizer, word) for word in words)
+    if n_other:
+        yield finding("", "released rule", f"other tokens for {n_other} of {len(words)} answer words")

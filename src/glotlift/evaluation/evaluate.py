@@ -59,7 +59,7 @@ def evaluate_test_sets(
     group = processes()
     predictions = []
     for test_set in test_sets.values():
-        prompts = _prompts(engine, test_set)
+        prompts = _prompts(engine, test_set, settings.scoring)
         for variant in engine.variants:
             _predict(engine, variant, test_set, prompts, settings, folder, prefix_cache, group)
         if group.is_first:
@@ -129,7 +129,7 @@ def _predict(
         file.finish()
 
 
-def _prompts(engine: LoadedModel | Server, test_set: TestSet) -> dict[str, Prompts]:
+def _prompts(engine: LoadedModel | Server, test_set: TestSet, scoring: str) -> dict[str, Prompts]:
     """Return the prompts of a test set, a language each; a local model's label words are audited on the way."""
     task, entry = test_set.task, test_set.settings
     if not isinstance(engine, LoadedModel):
@@ -137,7 +137,11 @@ def _prompts(engine: LoadedModel | Server, test_set: TestSet) -> dict[str, Promp
     for code in test_set.items:
         for finding in audit_labels(engine.tokenizer, task, code, entry.answers, closing=entry.closing_quote):
             log.warning("label audit: %s, %s: %s", test_set.key, finding.language, finding.message)
-    return {code: prepare(engine, task, code, items, entry) for code, items in test_set.items.items()}
+    prompts = {code: prepare(engine, task, code, items, entry) for code, items in test_set.items.items()}
+    if scoring == "prefix-mass" and (other := [code for code, each in prompts.items() if each.released_sets]):
+        log.warning("label audit: %s: in %s `prefix-mass` counts other tokens than the code that the paper's authors "
+                    "released; `prefix-mass-released` counts those", test_set.key, " ".join(other))  # fmt: skip
+    return prompts
 
 
 def _warn_of_collapse(tasks: Mapping[str, Any]) -> None:

@@ -48,6 +48,8 @@ WARNINGS = {
     "write it in another way, or take the row out",
     "gold differs": "in one of the two, right answers to such rows are scored as wrong: compare the rows of both files "
     "and correct the labels (for the paper's own files, `--data` with their folder takes gold from the English one)",
+    "released rule": "the code that the paper's authors released leaves out tokens with a leading space, which "
+    "`prefix-mass` counts: score by `prefix-mass-released` to compare with its numbers",
     **{kind: advice for kind, advice in LABEL_ADVICE.items() if kind not in ("no boundary", "same tokens")},
 }
 """Kinds of warnings, likewise."""

@@ -27,11 +27,14 @@ class LabelScores:
         prefix_mass: next-token probability of all tokens that are prefixes of the word, 0 to 1; empty where the model
             is a server, which does not tell.
         first_token: natural log of the probability of the word's first token.
+        prefix_mass_released: as `prefix_mass`, of the tokens that the authors' released code counts; empty where these
+            are the same.
     """
 
     sequence: tuple[float, ...]
     prefix_mass: tuple[float, ...]
     first_token: tuple[float, ...]
+    prefix_mass_released: tuple[float, ...] = ()
 
 
 class Journal:

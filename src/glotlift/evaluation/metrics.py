@@ -18,7 +18,7 @@ The expected calibration error says whether the probabilities mean what they say
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ import pandas as pd
 from scipy.special import log_softmax, logsumexp
 from scipy.stats import binomtest, rankdata
 
-SCORINGS = ("sequence", "prefix-mass", "first-token")
+SCORINGS = ("sequence", "prefix-mass", "prefix-mass-released", "first-token")
 """What of a label word is scored; see `glotlift.evaluation.predict`."""
 
 CALIBRATIONS = ("none", "contextual", "batch")
@@ -148,7 +148,23 @@ def decide(
 
 def _columns(frame: pd.DataFrame, labels: Sequence[str], scoring: str) -> np.ndarray:
     """*Shape:* (items, labels)."""
-    return frame[[f"{scoring.replace('-', '_')}_{label}" for label in labels]].to_numpy(float)
+    names = [stored_name(scoring, frame.columns, f"_{label}") for label in labels]
+    return frame[names].to_numpy(float)
+
+
+def stored_name(scoring: str, stored: Iterable[str], ending: str = "") -> str:
+    """Return the name under which a scoring's scores are stored.
+
+    That of `prefix-mass-released` is `prefix_mass` where both count the same tokens.
+
+    Args:
+        scoring: one of `SCORINGS`.
+        stored: the names that are there.
+        ending: of the name: `_<label>` for the columns of a frame.
+    """
+    name = scoring.replace("-", "_") + ending
+    is_same = scoring == "prefix-mass-released" and name not in set(stored)
+    return f"prefix_mass{ending}" if is_same else name
 
 
 def label_log_probabilities(frame: pd.DataFrame, labels: Sequence[str], scoring: str) -> np.ndarray:
@@ -157,7 +173,7 @@ def label_log_probabilities(frame: pd.DataFrame, labels: Sequence[str], scoring:
 
 
 def _renormalised(scores: np.ndarray, scoring: str) -> np.ndarray:
-    if scoring == "prefix-mass":
+    if scoring.startswith("prefix-mass"):
         scores = np.log(np.maximum(scores, np.finfo(float).tiny))
     return log_softmax(scores, axis=1)
 
@@ -169,7 +185,7 @@ def batch_calibrated(log_probabilities: np.ndarray) -> np.ndarray:
 
 def content_free_prior(content_free: Sequence[Mapping[str, Sequence[float]]], scoring: str) -> np.ndarray:
     """Return the log of each label's probability for content-free inputs, mean over these. *Shape:* (labels,)."""
-    scores = np.array([each[scoring.replace("-", "_")] for each in content_free], float)
+    scores = np.array([each[stored_name(scoring, each)] for each in content_free], float)
     return logsumexp(_renormalised(scores, scoring), axis=0) - np.log(len(scores))
 
 

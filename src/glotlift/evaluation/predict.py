@@ -6,6 +6,8 @@ and label, all scores of one pass:
     sequence_<label>      natural log of the probability of the whole label word behind the prompt
     prefix_mass_<label>   next-token probability of all tokens that are prefixes of the word (arXiv 2405.13816)
     first_token_<label>   natural log of the probability of the first token of the word
+    prefix_mass_released_<label>   as prefix_mass, by the rule of the authors' released code; only where a label word
+                          has other tokens under it (byte-level BPE), else `prefix_mass` is both
 
 The same pass runs content-free inputs ("N/A" and so on, Zhao et al. 2021, arXiv 2102.09690), whose scores stand in the
 file's metadata, and beside its `id`, `gold` and `predicted` the item's `text` and its `text_digest`. A file carries the
@@ -67,7 +69,7 @@ def predict(
     Returns:
         A frame in the order of the items: `id`, `gold`, `predicted`, `tied` (labels that share the best score, 1 where
         none does; the first label wins), `n_tokens`, `sequence_<label>` and `first_token_<label>` (natural log),
-        `prefix_mass_<label>` (0 to 1).
+        `prefix_mass_<label>` (0 to 1), and where it is another `prefix_mass_released_<label>` (0 to 1).
     """
     scores: dict[int, LabelScores] = {}
     batches = score_batches(loaded, prompts, variant, token_budget=token_budget, batch_size=batch_size,
@@ -114,13 +116,13 @@ def score_batches(
     if not share:
         return
     with loaded.as_variant(variant) as model:
-        tokens = _scored_tokens(rows, prompts.prefix_sets)
+        tokens = _scored_tokens(rows, prompts.prefix_sets + prompts.released_sets)
         if prefix_cache:
             batches = run(model, rows, token_budget=token_budget, batches=share, tokens=tokens)
         else:
             batches = _plain(model, rows, share, tokens)
         for batch in batches:
-            scores = _reduce(batch, rows, prompts.prefix_sets, tokens)
+            scores = _reduce(batch, rows, prompts, tokens)
             _check_finite(scores, prompts)
             yield scores
 
@@ -153,17 +155,18 @@ def _scored_tokens(rows: Sequence[Row], prefix_sets: Sequence[Sequence[int]]) ->
     return sorted(of_tries.union(*prefix_sets))
 
 
-def _reduce(
-    batch: Batch, rows: Sequence[Row], prefix_sets: Sequence[Sequence[int]], tokens: Sequence[int]
-) -> dict[int, LabelScores]:
+def _reduce(batch: Batch, rows: Sequence[Row], prompts: Prompts, tokens: Sequence[int]) -> dict[int, LabelScores]:
     """Return the scores of a batch's rows. Log-sum-exp runs in fp32, sums over tokens in fp64."""
     assert batch.normalizer is not None
     log_probabilities = (batch.logits - batch.normalizer[:, None]).double().cpu()
     column = {token: index for index, token in enumerate(tokens)}
-    masses = [
-        log_probabilities[batch.prompt_end][:, [column[token] for token in counted]].exp().sum(1).tolist()
-        for counted in prefix_sets
-    ]
+    masses, released = (
+        [
+            log_probabilities[batch.prompt_end][:, [column[token] for token in counted]].exp().sum(1).tolist()
+            for counted in sets
+        ]
+        for sets in (prompts.prefix_sets, prompts.released_sets)
+    )
     of_token = log_probabilities.tolist()
     scores = {}
     for k, (index, nodes) in enumerate(zip(batch.rows, batch.nodes, strict=True)):
@@ -171,7 +174,9 @@ def _reduce(
         assert trie is not None
         paths = [[of_token[nodes[node]][column[token]] for node, token in path] for path in trie.steps]
         sequence, first = tuple(math.fsum(path) for path in paths), tuple(path[0] for path in paths)
-        scores[index] = LabelScores(sequence, tuple(mass[k] for mass in masses), first)
+        scores[index] = LabelScores(
+            sequence, tuple(mass[k] for mass in masses), first, tuple(mass[k] for mass in released)
+        )
     return scores
 
 
@@ -250,7 +255,8 @@ def prediction_fingerprint(model_fingerprint: str, prompts: Prompts, *, prefix_c
     rows = [(row.prompt, row.root, row.trie.steps if row.trie else None) for row in prompts.rows + prompts.content_free]
     asked = rows or (prompts.texts, prompts.endings)
     gold = [(item.id, item.gold) for item in prompts.items]
-    return digest(model_fingerprint, asked, gold, prompts.labels, prompts.prefix_sets, prefix_cache)
+    released = [prompts.released_sets] if prompts.released_sets else []
+    return digest(model_fingerprint, asked, gold, prompts.labels, prompts.prefix_sets, prefix_cache, *released)
 
 
 class PredictionFile:

@@ -15,7 +15,7 @@ from glotlift.errors import ModelError
 from glotlift.evaluation.settings import EvalTask
 from glotlift.models.chat import question_turn
 from glotlift.models.control import encode, quoted_task, quoter, unquoted
-from glotlift.models.labels import build_trie, continuations, prefix_tokens
+from glotlift.models.labels import build_trie, continuations, prefix_tokens, released_tokens
 from glotlift.models.load import LoadedModel
 from glotlift.models.packing import Row, check_lengths
 from glotlift.tasks.task import AnswerSet, Item, Task
@@ -40,6 +40,7 @@ class Prompts:
         rows: what a model runs for the items; empty for a server.
         content_free: what it runs for the content-free inputs.
         prefix_sets: for every label, the tokens that `prefix-mass` counts.
+        released_sets: those that `prefix-mass-released` counts; empty where they are the same for all labels.
     """
 
     task: str
@@ -53,6 +54,7 @@ class Prompts:
     rows: list[Row] = field(default_factory=list)
     content_free: list[Row] = field(default_factory=list)
     prefix_sets: list[list[int]] = field(default_factory=list)
+    released_sets: list[list[int]] = field(default_factory=list)
 
     @property
     def labels(self) -> list[str]:
@@ -110,10 +112,13 @@ def prepare(
         check_lengths(loaded.model, rows)
     except ModelError as fault:
         raise ModelError(f"task {task.name!r}, {language}: {fault}") from None
-    sets = [sorted(prefix_tokens(loaded.tokenizer, word)) for word in prompts.words.values()]
+    sets, released = (
+        [sorted(counted(loaded.tokenizer, word)) for word in prompts.words.values()]
+        for counted in (prefix_tokens, released_tokens)
+    )
     texts, endings = [unquoted(text) for text in prompts.texts], [unquoted(text) for text in prompts.endings]
     return replace(prompts, texts=texts, endings=endings, rows=rows[: len(items)], content_free=rows[len(items) :],
-                   prefix_sets=sets)  # fmt: skip
+                   prefix_sets=sets, released_sets=released if released != sets else [])  # fmt: skip
 
 
 def prepare_texts(task: Task, language: str, items: Sequence[Item], settings: EvalTask) -> Prompts:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from glotlift.evaluation.metrics import stored_name
 from glotlift.evaluation.predictions import Predictions
 from glotlift.evaluation.prompts import Prompts
 from glotlift.runs import write_text
@@ -35,13 +36,14 @@ def write_samples(folder: Path, key: str, prompts: Prompts, predictions: Predict
 
 def _samples(prompts: Prompts, predictions: Predictions, variant: str) -> Iterator[dict[str, Any]]:
     frame = predictions.frames[variant][prompts.language]
-    score = predictions.metadata["scoring"].replace("-", "_")
+    scoring = predictions.metadata["scoring"]
+    columns = [stored_name(scoring, frame.columns, f"_{label}") for label in prompts.labels]
     rows = frame.to_dict("records")
     for number, (item, text, row) in enumerate(zip(prompts.items, prompts.texts, rows, strict=False)):
         document = {"id": item.id, **item.fields, "label": item.gold}
         target = str(prompts.labels.index(item.gold))
         # an answer's log-likelihood, and whether greedy decoding gives it, which is not known here
-        responses = [[str(row[f"{score}_{label}"]), "None"] for label in prompts.labels]
+        responses = [[str(row[column]), "None"] for column in columns]
         yield {
             "doc_id": number,
             "doc": document,

@@ -25,7 +25,7 @@ def _batch_size(value: Any) -> Any:
 BatchSize = Annotated[Count | Literal["auto"], BeforeValidator(_batch_size)]
 """Items of a batch; `auto` for as many as the token budget allows."""
 
-Scoring = Literal["sequence", "prefix-mass", "first-token"]
+Scoring = Literal["sequence", "prefix-mass", "prefix-mass-released", "first-token"]
 """Which scores decide, see `glotlift.evaluation.predict`."""
 
 Calibration = Literal["none", "contextual", "batch"]
@@ -73,7 +73,7 @@ class Evaluation(ModelSettings, ServerSettings):
         source: where the test rows are, see `glotlift.data.read`; by default what the task file says, else the sample.
         answers: answer sets; with several, each makes a test set `<task>.<answers>` of its own.
         answer_languages: codes, or `all`: in place of `answers`, the grid of prompt language x answer language.
-        scoring: `sequence`, `prefix-mass` or `first-token`; the others are stored beside it.
+        scoring: `sequence`, `prefix-mass`, `prefix-mass-released` or `first-token`; the others are stored beside it.
         calibration: `none`, `contextual` or `batch`; accuracies under the others are stored beside it.
         closing_quote: score the quote behind the answer word too.
         apply_chat_template: write prompts with the model's chat template.

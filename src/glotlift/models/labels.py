@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
@@ -103,21 +103,48 @@ def prefix_tokens(tokenizer: PreTrainedTokenizerBase, word: str) -> frozenset[in
 
     These are the tokens whose surface is a non-empty prefix of the word, with or without the word-start mark; the
     byte token of its first byte, where it starts beyond ASCII and the tokenizer has byte tokens; and, for byte-level
-    BPE, the first token of the tokenization of each prefix.
+    BPE, the first token of the tokenization of each prefix. The authors' code differs from this description on
+    byte-level BPE, see `released_tokens`.
     """
+    if not is_byte_level(tokenizer):
+        return released_tokens(tokenizer, word)
+    surfaces = map(_byte_level, _prefixes(word))
+    return _spelled(tokenizer, surfaces, "Ġ") | _first_byte(tokenizer, word) | _begun(tokenizer, word)
+
+
+def released_tokens(tokenizer: PreTrainedTokenizerBase, word: str) -> frozenset[int]:
+    """Return the tokens that count for a label word in the code the authors released (`prefix-mass-released`).
+
+    It looks prefixes up as a SentencePiece vocabulary spells them, with `▁` for the word-start mark, under every
+    tokenizer. On byte-level BPE, which spells bytes as letters, it so leaves out tokens with a leading space
+    (`Ġentail`), and takes `é`, the letter for byte E9, for the word that begins with it. Else it is `prefix_tokens`.
+    Source: `process_tokens` in github.com/Shimao-Zhang/LLM-Multilingual-Learner; its branch for Qwen, the byte-level
+    BPE it knows, is taken for all of them.
+    """
+    found = _spelled(tokenizer, _prefixes(word), "▁") | _first_byte(tokenizer, word)
+    return found | _begun(tokenizer, word) if is_byte_level(tokenizer) else found
+
+
+def _prefixes(word: str) -> list[str]:
+    return [word[:end] for end in range(1, len(word) + 1)]
+
+
+def _spelled(tokenizer: PreTrainedTokenizerBase, spellings: Iterable[str], mark: str) -> frozenset[int]:
+    """Return the tokens that the vocabulary spells so, or so with the word-start mark."""
     vocabulary = _vocabulary(tokenizer)
-    prefixes = [word[:end] for end in range(1, len(word) + 1)]
-    byte_level = is_byte_level(tokenizer)
-    mark = "Ġ" if byte_level else "▁"
-    surfaces = [_byte_level(prefix) if byte_level else prefix for prefix in prefixes]
-    found = {vocabulary[form] for surface in surfaces for form in (surface, mark + surface) if form in vocabulary}
-    if not word[0].isascii():
-        byte = f"<0x{word[0].encode()[0]:02X}>"
-        found |= {vocabulary[byte]} if byte in vocabulary else set()
-    if byte_level:
-        rows = tokenizer(prefixes, add_special_tokens=False)["input_ids"]
-        found |= {row[0] for row in rows if row}  # pyright: ignore[reportIndexIssue, reportGeneralTypeIssues]
-    return frozenset(found)
+    return frozenset(vocabulary[form] for text in spellings for form in (text, mark + text) if form in vocabulary)
+
+
+def _first_byte(tokenizer: PreTrainedTokenizerBase, word: str) -> frozenset[int]:
+    """Return the token of the first byte of a word that starts beyond ASCII, where there is one."""
+    byte = f"<0x{word[0].encode()[0]:02X}>"
+    return frozenset([_vocabulary(tokenizer)[byte]] if not word[0].isascii() and byte in _vocabulary(tokenizer) else [])
+
+
+def _begun(tokenizer: PreTrainedTokenizerBase, word: str) -> frozenset[int]:
+    """Return the first token of every prefix, each tokenized alone."""
+    rows = tokenizer(_prefixes(word), add_special_tokens=False)["input_ids"]
+    return frozenset(row[0] for row in rows if row)  # pyright: ignore[reportIndexIssue, reportGeneralTypeIssues]
 
 
 def is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -98,8 +98,8 @@ def _engine(asked: Evaluation) -> Any:
     for option, given in (("--adapter", asked.adapter), ("--apply-chat-template", asked.apply_chat_template)):
         if given:
             raise ModelError(f"got {option} with the server {model!r}, expected it for a local model only")
-    if asked.scoring == "prefix-mass":
-        raise ModelError(f"got scoring 'prefix-mass' with the server {model!r}, expected sequence or first-token")
+    if asked.scoring.startswith("prefix-mass"):
+        raise ModelError(f"got scoring {asked.scoring!r} with the server {model!r}, expected sequence or first-token")
     return connect(replace(parse_server(model), limits=asked))
 
 
