@@ -12,7 +12,8 @@ import glotlift
 
 SOURCE = Path(glotlift.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
-FOUNDATION = ("errors", "languages", "names", "text", "schema", "fields", "runs", "progress", "processes")
+FOUNDATION = ("errors", "languages", "names", "text", "strict_json", "schema", "fields", "runs", "progress",
+              "processes")  # fmt: skip
 
 
 def module_name(path: Path) -> str:

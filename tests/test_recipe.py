@@ -148,7 +148,7 @@ def test_missing_keys_are_all_named(tmp_path):
 FILES = {
     "name: [a\nb: c": r"recipe.yaml, line 2, column 2: not valid YAML: expected ',' or ']', but got ':'",
     "name: x\n\tdata: y": "recipe.yaml, line 2, column 1: not valid YAML: found character '\\t'",
-    "name: 2020-13-45": "recipe.yaml: not valid YAML: month must be in 1..12",
+    "name: 2020-13-45": "recipe.yaml, line 1, column 7: not valid YAML: got '2020-13-45', expected",
     "name: \x01": "recipe.yaml: not valid YAML: unacceptable character #x0001",
     "": "recipe.yaml: got an empty file, expected a mapping with the keys name, model",
     "- a": "recipe.yaml: got a list, expected a mapping with the keys name, model",

@@ -297,7 +297,9 @@ def test_a_stage_done_anew_replaces_the_old_entry(tmp_path):
 def test_a_damaged_manifest_is_named_with_its_line(tmp_path):
     path = tmp_path / "manifest.json"
     path.write_text('{"stages":\n}')
-    with pytest.raises(OutputError, match=r"manifest\.json, line 2: not valid JSON; delete it to start anew"):
+    with pytest.raises(
+        OutputError, match=r"manifest\.json, line 2, column 1: not valid JSON: Expecting value; delete it to start anew"
+    ):
         RunFolder(tmp_path).is_done("train", "f")
     for content in ("[]", "{}", '{"stages": 3}'):
         path.write_text(content)

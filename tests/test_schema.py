@@ -1,11 +1,14 @@
-"""YAML as people write it: a key that stands twice is an error, and all else is what PyYAML reads."""
+"""YAML as people write it, and as nobody should: what PyYAML would take silently, or never come back from."""
+
+import re
+import time
 
 import pytest
 import yaml
 
 from glotlift.errors import RecipeError, TaskError
 from glotlift.recipe import load_recipe
-from glotlift.schema import read_yaml
+from glotlift.schema import parse_yaml, read_yaml
 from glotlift.tasks.load import load_task
 
 TWICE = {
@@ -65,3 +68,70 @@ def test_recipes_and_task_files_are_read_so(tmp_path):
     recipe.write_text("name: x\nmodel: demo\nmodel: demo\n", encoding="utf-8")
     with pytest.raises(RecipeError, match=r"run\.yaml, line 3, column 1: .* the key 'model' stands twice"):
         load_recipe(recipe)
+
+
+SAME = {"1: a\ntrue: b\n": "1", "1: a\n1.0: b\n": "1", "no: a\nfalse: b\n": "no", "~: a\nnull: b\n": "~"}
+
+
+@pytest.mark.parametrize("text", SAME)
+def test_keys_that_python_takes_for_one_are_named(text):
+    """A gold map `{1: entailment, true: neutral}` would have had one entry."""
+    with pytest.raises(TaskError, match=rf"x, line 2, column 1: .* twice, first as '{SAME[text]}' in line 1, expected"):
+        parse_yaml(text, "x", TaskError)
+
+
+ALIASES = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12))
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}\n" for i in range(1, 9))
+HOSTILE = {
+    "lists": ("a: " + "[" * 100_000, "line 1, column 53: .* nested more than 50 levels deep, expected fewer"),
+    "mappings": ("{a: " * 5000, "nested more than 50 levels"),
+    "blocks": ("".join(" " * i + "a:\n" for i in range(300)), "line 50, column 50: .* nested more than 50 levels"),
+    "aliases": (ALIASES, "line 6, .* got aliases that stand for more than 100,000 values, expected fewer"),
+    "merges": (MERGES, "line 6, .* got aliases that stand for more than 100,000 values"),
+    "itself": ("a: &a [*a]", "line 1, column 8: .* got an alias inside of what it stands for"),
+    "number": (
+        "x: 1\na: " + "9" * 5000,
+        "line 2, column 4: .* got a whole number of 5000 characters, expected at most",
+    ),
+    "hexadecimal": ("a: 0x" + "f" * 5000, "got a whole number of 5002 characters"),
+    "sixties": ("a: 1" + ":10" * 5000, "got a whole number of 15001 characters"),
+    "date": ("x: 1\na: 2024-13-45", "line 2, column 4: .* got '2024-13-45', expected a value of the kind timestamp"),
+    "no date": ("a: !!timestamp soon", "got 'soon', expected a value of the kind timestamp"),
+    "no truth": ("a: !!bool maybe", "got 'maybe', expected a value of the kind bool"),
+    "half a character": ('a: "\\ud83d"', r"line 1, column 4: .* \(half of a surrogate pair\)"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_files_end_in_one_sentence_at_once(case):
+    text, message = HOSTILE[case]
+    begin = time.process_time()
+    with pytest.raises(TaskError, match=rf"^x{'' if message.startswith('line') else '.*'}.*{message}") as caught:
+        parse_yaml(text, "x", TaskError)
+    assert time.process_time() - begin < 1
+    assert "\n" not in str(caught.value)
+
+
+def test_two_escapes_of_one_character_become_it():
+    """JSON is YAML but for this: it writes a character beyond 16 bits as two."""
+    assert parse_yaml('a: "\\ud83d\\ude00 \\u00e9"', "x", TaskError) == {"a": "😀 é"}
+
+
+def test_aliases_and_numbers_of_a_usual_size_are_read():
+    text = f"a: &a [{', '.join('x' * 100)}]\nb: [{', '.join(['*a'] * 100)}]\nc: -9223372036854775808\n"
+    read = parse_yaml(text, "x", TaskError)
+    assert len(read["b"]) == 100
+    assert read["c"] == -(2**63)
+
+
+def test_a_setting_of_the_command_line_is_read_so_too(tmp_path):
+    (tmp_path / "run.yaml").write_text("name: x\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match=re.escape("expected a value that is YAML (it, line 1, column 51: not valid")):
+        load_recipe(tmp_path / "run.yaml", ["name=" + "[" * 2000])
+
+
+def test_a_long_value_is_cut_in_a_message(tmp_path):
+    (tmp_path / "run.yaml").write_text(f"name: [{'x, ' * 5000}]\nseed: 99999999999999999999\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"`seed`: got 99999999999999999999, expected less than") as caught:
+        load_recipe(tmp_path / "run.yaml")
+    assert len(str(caught.value)) < 1000

@@ -70,10 +70,10 @@ Names = Annotated[tuple[Location, ...], BeforeValidator(_names)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 """A share, 0 up to but not 1."""
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**63)]
 """A number of things, at least one."""
 
-Natural = Annotated[int, Field(ge=0)]
+Natural = Annotated[int, Field(ge=0, lt=2**63)]
 """A number of things, or a seed."""
 
 

@@ -18,7 +18,7 @@ from glotlift.errors import RecipeError
 from glotlift.evaluation.settings import EvalSettings
 from glotlift.explanation.settings import ExplainSettings
 from glotlift.fields import Name
-from glotlift.schema import Frozen, read_yaml, validate
+from glotlift.schema import Frozen, parse_yaml, read_yaml, validate
 from glotlift.training.settings import PRESETS, TrainSettings
 
 
@@ -78,9 +78,9 @@ def _put(content: Any, setting: str) -> None:
             raise RecipeError(f"--set: got {setting!r}, expected a setting; `{parent}` holds no settings")
         content = content[parent]
     try:
-        content[key] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise RecipeError(f"--set: got {setting!r}, expected a value that is YAML") from None
+        content[key] = parse_yaml(text, "it", RecipeError)
+    except RecipeError as fault:
+        raise RecipeError(f"--set: got {setting!r}, expected a value that is YAML ({fault})") from None
 
 
 def dump_recipe(recipe: Recipe) -> str:

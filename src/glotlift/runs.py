@@ -35,6 +35,7 @@ from safetensors import SafetensorError
 
 from glotlift.errors import DataError, OutputError
 from glotlift.processes import prints
+from glotlift.strict_json import read_json
 
 log = logging.getLogger("glotlift")
 
@@ -69,13 +70,9 @@ class RunFolder:
     def manifest(self) -> dict[str, Any]:
         """Return what the manifest holds: `{"stages": {...}}` at least."""
         try:
-            manifest = json.loads(self._manifest.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {"stages": {}}
-        except json.JSONDecodeError as fault:
-            raise OutputError(
-                f"{self._manifest}, line {fault.lineno}: not valid JSON; delete it to start anew"
-            ) from None
+            manifest = read_json(self._manifest, OutputError) if self._manifest.exists() else {"stages": {}}
+        except OutputError as fault:
+            raise OutputError(f"{fault}; delete it to start anew") from None
         if not isinstance(manifest, dict) or not isinstance(manifest.get("stages"), dict):
             raise OutputError(
                 f"{self._manifest}: got no `stages`, expected a manifest of glotlift; delete it to start anew"

@@ -73,11 +73,11 @@ def test_other_data_sets_of_llama_factory_stay(pairs, tmp_path, load):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "a file that is not JSON"), ("[]", "JSON of another shape"), ('{"a": 1}', "JSON of another shape")],
+    [("{", ".*not valid JSON"), ("[]", ": got JSON of another shape"), ('{"a": 1}', ": got JSON of another shape")],
 )
 def test_a_spoilt_index_is_left_alone(pairs, tmp_path, content, message):
     (tmp_path / "dataset_info.json").write_text(content, encoding="utf-8")
-    with pytest.raises(OutputError, match=rf"dataset_info\.json: got {message}.*, expected "):
+    with pytest.raises(OutputError, match=rf"dataset_info\.json{message}"):
         export_pairs(pairs, tmp_path, "llama-factory")
     assert (tmp_path / "dataset_info.json").read_text(encoding="utf-8") == content
     assert not (tmp_path / "questions.json").exists()

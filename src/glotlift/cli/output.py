@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from glotlift.errors import OutputError
 from glotlift.processes import prints
+from glotlift.strict_json import read_json
 
 
 def finish(folder: Path) -> None:
     """Print what a run found and where its report is; the first of several processes does."""
     if not prints():
         return
-    print_tables(json.loads((folder / "scores.json").read_text(encoding="utf-8")))
+    print_tables(read_json(folder / "scores.json", OutputError))
     typer.echo(f"report: {folder / 'report.html'}")
 
 

@@ -28,6 +28,7 @@ from glotlift.errors import DataError, OutputError, nearest, one_of
 from glotlift.languages import language
 from glotlift.names import name_fault
 from glotlift.runs import write_json, write_text
+from glotlift.strict_json import read_json
 
 FORMATS = ("llama-factory", "trl", "hub")
 """What pairs can be exported as."""
@@ -106,12 +107,9 @@ def _llama_factory(pairs: Sequence[QuestionPair], folder: Path, name: str) -> Pa
 
 def _known(index: Path) -> dict[str, Any]:
     """Return the entries of a `dataset_info.json`."""
-    try:
-        known = json.loads(index.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not index.exists():
         return {}
-    except (OSError, ValueError) as fault:
-        raise OutputError(f"{index}: got a file that is not JSON ({fault}), expected data sets by name") from None
+    known = read_json(index, OutputError)
     if not isinstance(known, dict) or not all(isinstance(entry, dict) for entry in known.values()):
         raise OutputError(f"{index}: got JSON of another shape, expected an object with an object a data set")
     return known

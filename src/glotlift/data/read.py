@@ -12,13 +12,13 @@ Leaves: `Item`s, gold as label id. A fault names the file and the row.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from glotlift.errors import DataError, one_of
+from glotlift.strict_json import parse_json, read_json
 from glotlift.tasks.load import sample_pattern
 from glotlift.tasks.task import Item, Task
 
@@ -176,25 +176,19 @@ def read_table(path: Path) -> Table:
 
 
 def _json(path: Path) -> list[dict[str, Any]]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as fault:
-        raise DataError(f"{path}, line {fault.lineno}, column {fault.colno}: not valid JSON: {fault.msg}") from None
+    rows = read_json(path, DataError)
     if not isinstance(rows, list):
         raise DataError(f"{path}: got a JSON {type(rows).__name__}, expected a list of objects")
     return [_object(row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
 
 
 def _jsonl(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(_object(json.loads(line), f"{path}, line {number}"))
-        except json.JSONDecodeError as fault:
-            raise DataError(f"{path}, line {number}, column {fault.colno}: not valid JSON: {fault.msg}") from None
-    return rows
+    lines = enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1)
+    return [
+        _object(parse_json(line, str(path), DataError, line=number), f"{path}, line {number}")
+        for number, line in lines
+        if line.strip()
+    ]
 
 
 def _object(row: Any, where: str) -> dict[str, Any]:

@@ -6,13 +6,13 @@ of a job share the items; the first writes what they found.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from glotlift.errors import ModelError
 from glotlift.evaluation.predict import PredictionFile, prediction_fingerprint, score_batches, server_batches
 from glotlift.evaluation.predictions import read_predictions
 from glotlift.evaluation.prompts import Prompts, prepare, prepare_texts
@@ -26,6 +26,7 @@ from glotlift.models.server import Server
 from glotlift.processes import Processes, processes
 from glotlift.progress import track
 from glotlift.runs import write_json
+from glotlift.strict_json import read_json
 
 log = logging.getLogger("glotlift")
 
@@ -81,7 +82,7 @@ def tuned_on(adapter: Path | None) -> tuple[list[str], str]:
     history = adapter / "history.json" if adapter else None
     if history is None or not history.is_file():
         return [], "en"
-    content = json.loads(history.read_text(encoding="utf-8"))
+    content = read_json(history, ModelError)
     return content["seen"], content["pivot"]
 
 

@@ -15,7 +15,9 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from glotlift.errors import OutputError
 from glotlift.runs import saving, write_text
+from glotlift.strict_json import parse_json
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,9 @@ class Journal:
 def _scores(line: str) -> dict[int, LabelScores]:
     """Return the scores of a line, none where it is damaged."""
     try:
-        entry = json.loads(line)
+        entry = parse_json(line, "journal", OutputError)
         content, checksum = entry["scores"], entry["crc32"]
-    except (ValueError, TypeError, KeyError):
+    except (OutputError, TypeError, KeyError):
         return {}
     if checksum != _checksum(content):
         return {}

@@ -33,8 +33,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.decomposition import PCA
 
+from glotlift.errors import DataError
 from glotlift.models.load import digest
 from glotlift.runs import parquet_metadata, write_atomic, write_parquet
+from glotlift.strict_json import parse_json
 
 N_PERMUTATIONS = 1000
 
@@ -59,7 +61,7 @@ class PooledStates:
         if not self.path.is_file():
             return {}
         with safe_open(self.path, "pt") as file:
-            return json.loads((file.metadata() or {}).get("glotlift", "{}"))
+            return parse_json((file.metadata() or {}).get("glotlift", "{}"), str(self.path), DataError)
 
     @property
     def n_states(self) -> int:

@@ -31,6 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from glotlift.errors import ModelError
 from glotlift.models.linear import fast_linear
+from glotlift.strict_json import read_json
 
 log = logging.getLogger(__name__)
 
@@ -334,7 +335,7 @@ def _config(file: Path) -> Any:
     """Return a config; peft writes `target_modules` in the order of a set, which differs from process to process."""
     if not file.is_file():
         return None
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = read_json(file, ModelError, infinite=True)
     modules = content.get("target_modules")
     return {**content, "target_modules": sorted(modules) if isinstance(modules, list) else modules}
 

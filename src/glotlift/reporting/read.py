@@ -6,7 +6,6 @@ of the shape of `glotlift.reporting.shapes`, is an error that names it.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from glotlift.errors import DataError, OutputError
 from glotlift.reporting.shapes import Kind, checked, checked_frame
 from glotlift.runs import read_parquet
 from glotlift.schema import read_yaml
+from glotlift.strict_json import read_json
 
 MEASURES = ("english_mass", "own_mass", "shared_mass", "entropy_bits")
 """Columns of a lens file that are averaged over the items."""
@@ -124,17 +124,7 @@ def _as_text(recipe: Any) -> str:
 
 
 def _read_json(path: Path, kind: Kind) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as fault:
-        raise OutputError(f"{path}: cannot be read as UTF-8 text ({fault})") from None
-    except json.JSONDecodeError as fault:
-        raise OutputError(f"{path}, line {fault.lineno}: not valid JSON ({fault.msg})") from None
-    except (RecursionError, ValueError) as fault:  # nested too deeply, or a number of thousands of digits
-        raise OutputError(f"{path}: not valid JSON ({str(fault).split(';')[0]})") from None
-    return checked(content, kind, path)
+    return checked(read_json(path, OutputError), kind, path) if path.exists() else {}
 
 
 def _read_frame(path: Path, names: tuple[str, ...], numbers: tuple[str, ...]) -> tuple[pd.DataFrame, dict[str, Any]]:

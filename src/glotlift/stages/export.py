@@ -6,7 +6,6 @@ tasks with their items for lm-evaluation-harness.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from glotlift.evaluation.settings import EvalSettings, EvalTask
 from glotlift.evaluation.test_sets import read_test_sets
 from glotlift.fields import default_of
 from glotlift.schema import validate
+from glotlift.strict_json import read_json
 
 
 def audit_data(pairs: str | Path, task: str | None = None) -> dict[str, Any]:
@@ -55,21 +55,13 @@ def export_data(
 
     file = _pairs_file(pairs)
     audit = file.with_name("audit.json")
-    known = _read_json(audit) if audit.is_file() else None
+    known = read_json(audit, DataError) if audit.is_file() else None
     return export_pairs(load_pairs(file), Path(output_path), format, name=name, about=about, audit=known)
 
 
 def _pairs_file(pairs: str | Path) -> Path:
     path = Path(pairs)
     return path / "data" / "pairs.jsonl" if path.is_dir() else path
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as fault:
-        expected = "expected what `glotlift data build` wrote"
-        raise DataError(f"{file}: cannot be read as JSON ({fault}), {expected}") from None
 
 
 def export_tasks(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import json
 import logging
 import math
 import shutil
@@ -37,6 +36,7 @@ from glotlift.models.head import final_states, head_logits, language_model_head
 from glotlift.models.linear import fast_linear
 from glotlift.models.load import DTYPES, load_model, load_tokenizer, model_source
 from glotlift.runs import write_folder
+from glotlift.strict_json import read_json
 from glotlift.training.rows import IGNORED, TokenRow, tokenize_pairs
 from glotlift.training.settings import TrainSettings
 
@@ -150,7 +150,7 @@ def _kinds(model: str, dtype: str) -> tuple[torch.dtype, dict[str, torch.dtype]]
     if dtype not in DTYPES:
         raise ModelError(f"got dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
     folder = _folder(model)
-    method = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config")
+    method = read_json(folder / "config.json", ModelError, infinite=True).get("quantization_config")
     if method:
         name = method.get("quant_method", "some method")
         raise ModelError(

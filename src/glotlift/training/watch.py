@@ -6,7 +6,6 @@ rows and where to go on from.
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import threading
@@ -21,9 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
 
-from glotlift.errors import Interrupted, RunError
+from glotlift.errors import Interrupted, OutputError, RunError
 from glotlift.progress import track
 from glotlift.runs import write_atomic, write_json
+from glotlift.strict_json import read_json
 from glotlift.training.rows import TokenRow
 
 WHOLE = "whole"
@@ -83,7 +83,7 @@ class Watch(TrainerCallback):
         self._shown = track("train", sum(len(row.input_ids) for row in left), "tokens")
         self._advance = self._shown.__enter__()
         if state.global_step and self.probe is not None:
-            self.probes = json.loads((self._checkpoint(state) / _PROBES).read_text(encoding="utf-8"))
+            self.probes = read_json(self._checkpoint(state) / _PROBES, OutputError)
 
     def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
         """Advance, probe where it is due, and end training on Ctrl-C."""
