@@ -265,7 +265,7 @@ def test_faults_name_the_file(tmp_path: Path):
     with pytest.raises(OutputError, match="no such folder"):
         write_report(tmp_path / "none")
     (tmp_path / "scores.json").write_text('{"glotlift":\n oops}', encoding="utf-8")
-    with pytest.raises(OutputError, match=r"scores\.json, line 2: not valid JSON"):
+    with pytest.raises(OutputError, match=r"scores\.json, line 2, column 2: not valid JSON"):
         write_report(tmp_path)
     (tmp_path / "scores.json").write_text("[]", encoding="utf-8")
     with pytest.raises(OutputError, match="got a list of 0, expected the scores"):

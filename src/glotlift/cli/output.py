@@ -8,17 +8,30 @@ from typing import Any
 
 import typer
 
-from glotlift.errors import OutputError
 from glotlift.processes import prints
-from glotlift.strict_json import read_json
 
 
 def finish(folder: Path) -> None:
     """Print what a run found and where its report is; the first of several processes does."""
     if not prints():
         return
-    print_tables(read_json(folder / "scores.json", OutputError))
+    print_run(folder)
     typer.echo(f"report: {folder / 'report.html'}")
+
+
+def print_run(folder: Path) -> None:
+    """Print the first paragraph of a run's report, its verdict, then tables and sentences of all test sets.
+
+    Args:
+        folder: of the run, or of an evaluation.
+    """
+    from glotlift.reporting.opening import opening
+    from glotlift.reporting.read import read_run
+
+    run = read_run(folder, with_frames=False)
+    first = opening(run)
+    print_paragraphs(console(), [first.paragraph, first.verdict and first.verdict.line])
+    print_tables({"glotlift": run.scores})
 
 
 def print_tables(scores: dict[str, Any], *, with_rollups: bool = False) -> None:

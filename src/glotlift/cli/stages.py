@@ -26,7 +26,7 @@ from glotlift.cli.flags import (
     given,
     settings_of,
 )
-from glotlift.cli.output import console, finish, print_paragraphs, print_tables
+from glotlift.cli.output import console, finish, print_paragraphs, print_run, print_tables
 from glotlift.processes import prints
 
 
@@ -126,8 +126,8 @@ def evaluate(
     from glotlift.evaluation.settings import Evaluation
     from glotlift.stages.evaluate import evaluate as evaluate_model
 
-    if scores := evaluate_model(settings_of(Evaluation, context), output_path=output_path):
-        print_tables(scores)  # the first of several processes does
+    if evaluate_model(settings_of(Evaluation, context), output_path=output_path):
+        print_run(output_path)  # the first of several processes does
         typer.echo(f"{output_path / 'scores.json'}")
 
 

@@ -17,7 +17,8 @@ from markupsafe import Markup
 
 from glotlift.reporting.across import grids, members, spreads
 from glotlift.reporting.figures import Figure, slug
-from glotlift.reporting.names import guarantee, language, listing, ordered
+from glotlift.reporting.names import guarantee, listing, ordered
+from glotlift.reporting.opening import opening, translated
 from glotlift.reporting.read import RunFiles
 from glotlift.reporting.table import beside, build_table, markdown_rows
 
@@ -68,12 +69,13 @@ def model_card(run: RunFiles, figures: Sequence[Figure]) -> str:
     return environment.get_template("card.md.jinja").render(
         front_matter=Markup(front_matter(run)),
         run=run,
+        opening=opening(run),
         base_model=base_model(run.model),
-        seen=listing(run.scores.get("seen") or run.history.get("seen") or []),
-        translated=_translated(run),
+        seen=listing(run.seen),
+        translated=translated(run),
         data=run.recipe.get("data") or {},
         settings=_settings(run.recipe.get("train") or {}),
-        is_full=_is_full(run),
+        is_full=run.is_full,
         guarantee=guarantee(run.audit),
         versions=", ".join(f"{package} {version}" for package, version in run.versions.items()),
         tasks=tasks,
@@ -90,33 +92,18 @@ def _measures(scores: dict[str, Any]) -> set[str]:
 
 def front_matter(run: RunFiles) -> str:
     """Return the YAML that the hub reads."""
-    seen = run.scores.get("seen") or run.history.get("seen") or []
     codes = {code for task in run.scores.get("tasks", {}).values() for code in task["languages"]}
     content: dict[str, Any] = {}
     if name := base_model(run.model):
         content["base_model"] = name
     if run.is_tuned:
-        content["library_name"] = "transformers" if _is_full(run) else "peft"
+        content["library_name"] = "transformers" if run.is_full else "peft"
     content["pipeline_tag"] = "text-generation"
-    if languages := ordered([*codes, *seen]):
+    if languages := ordered([*codes, *run.seen]):
         content["language"] = languages
-    tuned = ["question-alignment", *([] if _is_full(run) else ["lora"])] if run.is_tuned else []
+    tuned = ["question-alignment", *([] if run.is_full else ["lora"])] if run.is_tuned else []
     content["tags"] = ["glotlift", "multilingual", "cross-lingual-transfer", *tuned]
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-
-
-def _translated(run: RunFiles) -> str:
-    """Return from which languages into which the model learned to translate, as `from German into English`."""
-    seen = listing(run.scores.get("seen") or run.history.get("seen") or [])
-    common = language(run.scores.get("pivot") or run.history.get("pivot") or "en").name
-    if (run.recipe.get("data") or {}).get("direction") == "from-english":
-        return f"from {common} into {seen}" if seen else f"from {common}"
-    return f"from {seen} into {common}" if seen else f"into {common}"
-
-
-def _is_full(run: RunFiles) -> bool:
-    """Return whether all weights were tuned, so that there is no adapter."""
-    return (run.recipe.get("train") or {}).get("method") == "full"
 
 
 def base_model(name: str) -> str:

@@ -6,7 +6,7 @@ within these the order of `glotlift.languages`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from glotlift.errors import LanguageError
@@ -52,8 +52,24 @@ def grouped(scores: Mapping[str, Any], codes: Iterable[str]) -> dict[str, list[s
 
 def listing(codes: Iterable[str]) -> str:
     """Return English names as `German, Chinese and Swahili`, in the order given."""
-    names = [language(code).name for code in codes]
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return series([language(code).name for code in codes])
+
+
+def series(texts: Sequence[str], most: int = 0) -> str:
+    """Return texts as `a, b and c`; where there are more than `most`, as `a, b and 5 more` with one less than that.
+
+    Args:
+        texts: at least one.
+        most: how many are named; 0 for all.
+    """
+    if most and len(texts) > most:
+        texts = [*texts[: most - 1], f"{len(texts) - most + 1} more"]
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+
+
+def counted(number: int, thing: str) -> str:
+    """Return `1 language`, `2 languages`, `1,024 languages`."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 def guarantee(audit: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from glotlift.reporting.card import model_card
 from glotlift.reporting.charts import second_accuracy
 from glotlift.reporting.figures import Figure, figures, slug
 from glotlift.reporting.names import SEEN, UNSEEN, guarantee, language, listing
+from glotlift.reporting.opening import opening
 from glotlift.reporting.read import RunFiles, read_run
 from glotlift.reporting.table import (
     NEARLY_ALL,
@@ -97,6 +98,7 @@ def render_page(run: RunFiles, drawn: Sequence[Figure]) -> str:
     return environment.get_template("report.html.jinja").render(
         run=run,
         headline=headline(run),
+        opening=opening(run),
         tasks=[entry for entry in tasks if entry["key"] not in drawn_across],
         members=[entry for entry in tasks if entry["key"] in drawn_across],
         across=_across(run.scores, shown),
@@ -178,8 +180,7 @@ def headline(run: RunFiles) -> str:
     model = run.model or run.name
     if not run.is_tuned:
         return f"{model}, not tuned"
-    seen = run.scores.get("seen") or run.history.get("seen") or []
-    return f"{model}, tuned on {listing(seen)} questions" if seen else f"{model}, before and after tuning"
+    return f"{model}, tuned on {listing(run.seen)} questions" if run.seen else f"{model}, before and after tuning"
 
 
 def key_numbers(task: Mapping[str, Any], groups: Mapping[str, list[Row]]) -> list[KeyNumber]:

@@ -78,6 +78,21 @@ class RunFiles:
         return bool(self.history) or "tuned" in self.scores.get("variants", ())
 
     @property
+    def seen(self) -> list[str]:
+        """Codes of the languages the model was tuned on, empty where no file tells."""
+        return self.scores.get("seen") or self.history.get("seen") or []
+
+    @property
+    def pivot(self) -> str:
+        """Code of the language it learned to translate into, or from."""
+        return self.scores.get("pivot") or self.history.get("pivot") or "en"
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all weights were tuned, so that there is no adapter."""
+        return (self.recipe.get("train") or {}).get("method") == "full"
+
+    @property
     def versions(self) -> dict[str, str]:
         """Package -> version; all versions where stages ran with different ones."""
         found: dict[str, dict[str, None]] = {}
@@ -87,8 +102,12 @@ class RunFiles:
         return {package: ", ".join(versions) for package, versions in found.items()}
 
 
-def read_run(path: Path) -> RunFiles:
+def read_run(path: Path, *, with_frames: bool = True) -> RunFiles:
     """Return what a run folder holds.
+
+    Args:
+        path: the folder.
+        with_frames: False leaves out what is known of the inside of the model.
 
     Raises:
         OutputError: there is no such folder, or a file in it cannot be read or lacks a part.
@@ -96,6 +115,7 @@ def read_run(path: Path) -> RunFiles:
     if not path.is_dir():
         raise OutputError(f"{path}: no such folder, expected a run folder")
     recipe = path / "recipe.yaml"
+    geometry = path / "geometry" if with_frames else None
     content = checked(read_yaml(recipe, OutputError), "recipe", recipe) if recipe.is_file() else {}
     return RunFiles(
         path=path,
@@ -106,10 +126,10 @@ def read_run(path: Path) -> RunFiles:
         history=_read_json(path / "adapter" / "history.json", "history"),
         certificate=_read_json(path / "merge.json", "certificate"),
         audit=_read_json(path / "data" / "audit.json", "audit"),
-        lens=_read_lens(path / "lens"),
-        pca=_read_geometry(path / "geometry", "pca.parquet", *_PCA),
-        explained=_read_geometry(path / "geometry", "explained.parquet", *_EXPLAINED),
-        correlation=_read_geometry(path / "geometry", "correlation.parquet", *_CORRELATION),
+        lens=_read_lens(path / "lens") if with_frames else {},
+        pca=_read_geometry(geometry, "pca.parquet", *_PCA),
+        explained=_read_geometry(geometry, "explained.parquet", *_EXPLAINED),
+        correlation=_read_geometry(geometry, "correlation.parquet", *_CORRELATION),
     )
 
 
@@ -161,11 +181,11 @@ def _mean_over_items(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _read_geometry(
-    folder: Path, name: str, names: tuple[str, ...], numbers: tuple[str, ...]
+    folder: Path | None, name: str, names: tuple[str, ...], numbers: tuple[str, ...]
 ) -> dict[str, pd.DataFrame]:
     """Return task key -> frame, with the pivot language that the file's metadata name, English where they name none."""
     frames = {}
-    for path in sorted(folder.glob(f"*/{name}")):
+    for path in sorted(folder.glob(f"*/{name}")) if folder else ():
         frame, metadata = _read_frame(path, names, numbers)
         if len(frame):
             frames[path.parent.name] = frame.assign(pivot=str(metadata.get("pivot", "en")))

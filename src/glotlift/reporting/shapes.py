@@ -66,6 +66,7 @@ class _Score(_Measures):
     low: Share
     high: Share
     predicted: dict[Name, Count]
+    tied: Count = 0
 
 
 class _Language(_Shape):

@@ -226,8 +226,8 @@ def _row(code: str, task: Mapping[str, Any], variants: Sequence[str], measures: 
     counts = [[score["predicted"].get(label, 0) for label in labels] for score in scores]
     collapsed = {
         variant: warning
-        for variant, count, score in zip(variants, counts, scores, strict=True)
-        if (warning := _collapse(count, score["n"], labels))
+        for variant, score in zip(variants, scores, strict=True)
+        if (warning := collapse(score, labels))
     }
     cells = {
         "language": Cell(about.name, about.endonym if about.endonym != about.name else ""),
@@ -253,9 +253,15 @@ def _row(code: str, task: Mapping[str, Any], variants: Sequence[str], measures: 
     return Row(cells, about, balance, collapsed)
 
 
-def _collapse(counts: list[int], n: int, labels: Sequence[str]) -> str:
-    most = max(counts)
-    label = labels[counts.index(most)]
+def collapse(score: Mapping[str, Any], labels: Sequence[str]) -> str:
+    """Return `all positive` or `97.5 % positive` where one label has (nearly) all predictions, else an empty string.
+
+    Args:
+        score: of a language and a variant.
+        labels: in the task's order.
+    """
+    label = max(labels, key=lambda each: score["predicted"].get(each, 0))
+    most, n = score["predicted"].get(label, 0), score["n"]
     if most == n:
         return f"all {label}"
     return f"{percent(most / n)} % {label}" if most >= NEARLY_ALL * n else ""
