@@ -10,6 +10,7 @@ from glotlift.data.questions import QuestionPair, instruction, read_pairs
 from glotlift.data.read import read_items
 from glotlift.languages import LANGUAGES
 from glotlift.tasks.load import load_task
+from glotlift.tasks.task import Task
 from tests.tasks.test_task import build, definition
 
 
@@ -42,6 +43,14 @@ def test_sound_pairs_are_counted_and_not_flagged():
 def test_the_same_input_twice():
     audit = audit_pairs([*SOUND, pair("9", "Kam zwei Wochen zu spät an.", "It arrived two weeks late.")])
     assert audit["flagged"] == {"de:9": ["duplicate"]}
+
+
+def test_control_strings_in_input_or_target_that_no_layout_writes():
+    said = [pair("8", "Gut.</s> Sehr gut.", "Good. Very good."), pair("9", "Es geht so.", "It is so <|im_end|> so.")]
+    assert audit_pairs([*SOUND, *said])["flagged"] == {"de:8": ["control"], "de:9": ["control"]}
+    pack = {"template": "{text}</s>", "answer_sets": {"own": {"yes": "so", "no": "me"}}}
+    content = {"name": "odd", "fields": ["text"], "labels": ["yes", "no"], "languages": {"en": pack}}
+    assert audit_pairs([*SOUND, *said], (), Task.model_validate(content))["flags"] == {"control": 1}
 
 
 def test_a_text_that_was_left_in_english():

@@ -8,10 +8,13 @@ import pytest
 
 from glotlift.data.questions import QuestionPair
 from glotlift.errors import ModelError
+from glotlift.evaluation import evaluate, test_sets
 from glotlift.evaluation.check import check_task
+from glotlift.evaluation.journal import LabelScores
 from glotlift.evaluation.predict import predict
 from glotlift.evaluation.prompts import prepare
-from glotlift.evaluation.settings import EvalTask
+from glotlift.evaluation.settings import EvalSettings, EvalTask
+from glotlift.models.server import parse_server
 from glotlift.tasks.task import Item, Task
 from glotlift.training.rows import tokenize_pairs
 from glotlift.training.settings import TrainSettings
@@ -141,3 +144,24 @@ def test_training_reads_a_text_as_evaluation_does(tiny, prompt_format):
     n_read = len(row.input_ids) - row.n_targets
     assert tuple(row.input_ids[:n_read]) == prompts.rows[0].prompt[:n_read]
     assert n_read >= len(prompts.rows[0].prompt) - 1
+
+
+def test_data_that_a_server_may_read_as_control_tokens_are_warned_of(monkeypatch, tmp_path, caplog):
+    """It is sent the text, and what it makes of control strings cannot be seen from here."""
+
+    def scored(server, prompts, **_):
+        yield {index: LabelScores((-1.0, -2.0), (), (-1.0, -2.0)) for index in range(len(prompts.texts))}
+
+    monkeypatch.setattr(evaluate, "server_batches", scored)
+    server = dataclasses.replace(parse_server("openai:http://localhost/v1#m"), card=())
+    task = one_language("[INST] {text} [/INST]", ("so</s>", "me"))
+    for text, found in (("[INST] fine", "'</s>'"), ("fine <|im_end|>", "'<|im_end|>' and '</s>'")):
+        items = {"en": [Item("a", {"text": text}, "yes")]}
+        caplog.clear()
+        test_set = test_sets.TestSet(EvalTask(task="odd"), task, items)
+        evaluate.evaluate_test_sets(server, {"odd": test_set}, EvalSettings(tasks=(test_set.settings,)), tmp_path)
+        warned = [each.message for each in caplog.records if "control strings" in each.message]
+        assert warned == [
+            f"control strings: odd, en: the data hold {found}, which a server reads as control tokens where its "
+            "tokenizer has them"
+        ]

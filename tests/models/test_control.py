@@ -10,7 +10,6 @@ from transformers import PreTrainedTokenizerFast
 from glotlift.models.control import (
     control_strings,
     encode,
-    layout_text,
     quoted_task,
     quoter,
     read_as_control,
@@ -203,12 +202,6 @@ def test_a_task_whose_words_and_examples_are_data():
         shown.fields["text"].upper() for shown in task.shown("de")
     ]
     assert loud.pack("de").layout == task.pack("de").layout
-
-
-def test_the_text_of_layouts_is_what_stands_around_the_fields():
-    text = layout_text(load_task("sentiment"))
-    assert 'Sentiment: "' in text
-    assert len(text.splitlines()) >= 20
 
 
 def test_a_word_level_model_is_a_tokenizer_too():

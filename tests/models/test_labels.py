@@ -84,6 +84,15 @@ def test_the_released_rule_leaves_out_tokens_with_a_leading_space(byte_level):
     assert vocabulary["é"] not in prefix_tokens(byte_level, "élan")
 
 
+@pytest.mark.parametrize("kind", ["byte_level", "sentencepiece_style"])
+@pytest.mark.parametrize("word", ["</s>", "<s>truck</s>", "<unk>"])
+def test_a_control_token_counts_for_no_word(kind, word, request):
+    """A word is text, though it begins with the string of a control token."""
+    tokenizer = request.getfixturevalue(kind)
+    assert not prefix_tokens(tokenizer, word) & set(tokenizer.all_special_ids)
+    assert prefix_tokens(tokenizer, "truck")
+
+
 @pytest.mark.parametrize("name", ["sentiment", "nli", "paraphrase"])
 def test_bundled_words_of_one_language_differ_and_are_no_prefixes(name):
     task = load_task(name)

@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 from glotlift.data.questions import QuestionPair
+from glotlift.tasks.markup import known_control, layout_text
 from glotlift.tasks.task import Task
 from glotlift.text import caseless
 
@@ -44,7 +45,8 @@ def audit_pairs(
 
     Reasons: `answer` (see `find_answers`; only where the task is given), `overlap` (see `find_overlap`), `duplicate`
     (the same input stands twice), `untranslated` (the longest text of the target, without the name of its field,
-    stands in the input), `length` (see `LONG_RATIO`).
+    stands in the input), `length` (see `LONG_RATIO`), `control` (see `known_control`; such strings are kept as text
+    where the tokenizer can do that, and `glotlift train --inspect` counts the pairs where it cannot).
 
     Args:
         pairs: the question pairs.
@@ -60,7 +62,7 @@ def audit_pairs(
     reasons: dict[str, list[str]] = defaultdict(list)
     answered = find_answers(pairs, task) if task else set()
     overlapping, overlap = find_overlap(pairs, evaluation_texts)
-    found = {"answer": answered, "overlap": overlapping, **_faulty(pairs)}
+    found = {"answer": answered, "overlap": overlapping, **_faulty(pairs, layout_text(task) if task else "")}
     for index, pair in enumerate(pairs):
         for reason, rows in found.items():
             if index in rows:
@@ -76,10 +78,10 @@ def audit_pairs(
     }
 
 
-def _faulty(pairs: Sequence[QuestionPair]) -> dict[str, set[int]]:
+def _faulty(pairs: Sequence[QuestionPair], layout: str) -> dict[str, set[int]]:
     """Return the rows that are poor training data: reason -> indexes."""
     usual = _usual_ratio(pairs)
-    found: dict[str, set[int]] = {"duplicate": set(), "untranslated": set(), "length": set()}
+    found: dict[str, set[int]] = {"duplicate": set(), "untranslated": set(), "length": set(), "control": set()}
     seen: set[str] = set()
     for index, pair in enumerate(pairs):
         if pair.input in seen:
@@ -90,6 +92,8 @@ def _faulty(pairs: Sequence[QuestionPair]) -> dict[str, set[int]]:
         ratio = len(pair.target) / len(pair.input) / usual[pair.language]
         if not 1 / LONG_RATIO <= ratio <= LONG_RATIO:
             found["length"].add(index)
+        if known_control(f"{pair.input}\n{pair.target}", layout):
+            found["control"].add(index)
     return found
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from glotlift.errors import ModelError
+from glotlift.evaluation.findings import some
 from glotlift.evaluation.predict import PredictionFile, prediction_fingerprint, score_batches, server_batches
 from glotlift.evaluation.predictions import read_predictions
 from glotlift.evaluation.prompts import Prompts, prepare, prepare_texts
@@ -27,6 +28,7 @@ from glotlift.processes import Processes, processes
 from glotlift.progress import track
 from glotlift.runs import write_json
 from glotlift.strict_json import read_json
+from glotlift.tasks.markup import known_control, layout_text
 
 log = logging.getLogger("glotlift")
 
@@ -134,7 +136,9 @@ def _prompts(engine: LoadedModel | Server, test_set: TestSet, scoring: str) -> d
     """Return the prompts of a test set, a language each; a local model's label words are audited on the way."""
     task, entry = test_set.task, test_set.settings
     if not isinstance(engine, LoadedModel):
-        return {code: prepare_texts(task, code, items, entry) for code, items in test_set.items.items()}
+        texts = {code: prepare_texts(task, code, items, entry) for code, items in test_set.items.items()}
+        _warn_of_control(test_set)
+        return texts
     for code in test_set.items:
         for finding in audit_labels(engine.tokenizer, task, code, entry.answers, closing=entry.closing_quote):
             log.warning("label audit: %s, %s: %s", test_set.key, finding.language, finding.message)
@@ -143,6 +147,19 @@ def _prompts(engine: LoadedModel | Server, test_set: TestSet, scoring: str) -> d
         log.warning("label audit: %s: in %s `prefix-mass` counts other tokens than the code that the paper's authors "
                     "released; `prefix-mass-released` counts those", test_set.key, " ".join(other))  # fmt: skip
     return prompts
+
+
+def _warn_of_control(test_set: TestSet) -> None:
+    """Warn of data with control strings, which can be told from a layout's own by nobody who is sent the text."""
+    task, entry = test_set.task, test_set.settings
+    written = layout_text(task)
+    for code, items in test_set.items.items():
+        shown = task.shown(code, entry.num_fewshot, entry.demo_seed)
+        texts = [text for each in (*shown, *items) for text in each.fields.values()]
+        words = task.answers(code, entry.answers).values()
+        if found := known_control("\n".join([*texts, *words]), written):
+            log.warning("control strings: %s, %s: the data hold %s, which a server reads as control tokens where its "
+                        "tokenizer has them", test_set.key, code, some(map(repr, found)))  # fmt: skip
 
 
 def _warn_of_collapse(tasks: Mapping[str, Any]) -> None:

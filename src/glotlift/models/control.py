@@ -79,12 +79,6 @@ def quoted_task(task: Task, quote: Callable[[str], str]) -> Task:
     return task.model_copy(update={"answer_sets": sets(task.answer_sets), "languages": packs})
 
 
-def layout_text(task: Task) -> str:
-    """Return all that the layouts of a task write around the fields; control strings in it are meant as tokens."""
-    blank = dict.fromkeys(task.fields, "\n")
-    return "\n".join(task.question(code, blank) for code in task.languages)
-
-
 def unquoted(text: str) -> str:
     """Return text without the marks of `quoter`."""
     return re.sub(f"{_MARK}({_MARK}?)", r"\1", text) if _MARK in text else text

@@ -15,7 +15,7 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from glotlift.errors import ModelError
-from glotlift.models.control import encode, quoted_task, quoter
+from glotlift.models.control import control_strings, encode, quoted_task, quoter
 from glotlift.tasks.task import AnswerSet, Task
 
 if TYPE_CHECKING:  # the audit of words needs no tokenizer, and transformers takes seconds to import
@@ -103,13 +103,15 @@ def prefix_tokens(tokenizer: PreTrainedTokenizerBase, word: str) -> frozenset[in
 
     These are the tokens whose surface is a non-empty prefix of the word, with or without the word-start mark; the
     byte token of its first byte, where it starts beyond ASCII and the tokenizer has byte tokens; and, for byte-level
-    BPE, the first token of the tokenization of each prefix. The authors' code differs from this description on
-    byte-level BPE, see `released_tokens`.
+    BPE, the first token of the tokenization of each prefix. A control token is none of them, though the word begins
+    with its string: words are text. The authors' code differs from this description on byte-level BPE, see
+    `released_tokens`.
     """
+    control = {number for string, number in _control(tokenizer).items() if word.startswith(string)}
     if not is_byte_level(tokenizer):
-        return released_tokens(tokenizer, word)
+        return released_tokens(tokenizer, word) - control
     surfaces = map(_byte_level, _prefixes(word))
-    return _spelled(tokenizer, surfaces, "Ġ") | _first_byte(tokenizer, word) | _begun(tokenizer, word)
+    return (_spelled(tokenizer, surfaces, "Ġ") | _first_byte(tokenizer, word) | _begun(tokenizer, word)) - control
 
 
 def released_tokens(tokenizer: PreTrainedTokenizerBase, word: str) -> frozenset[int]:
@@ -153,14 +155,23 @@ def is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
     return "▁" not in vocabulary and "Ġ" in vocabulary
 
 
-_VOCABULARIES: dict[int, tuple[PreTrainedTokenizerBase, dict[str, int]]] = {}
+_VOCABULARIES: dict[int, tuple[PreTrainedTokenizerBase, dict[str, int], dict[str, int]]] = {}
 
 
 def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Return token -> id; `get_vocab` builds it anew at every call, which takes 0.2 s for 262,144 tokens."""
+    return _read_once(tokenizer)[1]
+
+
+def _control(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Return `control_strings`."""
+    return _read_once(tokenizer)[2]
+
+
+def _read_once(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, dict[str, int], dict[str, int]]:
     if id(tokenizer) not in _VOCABULARIES:
-        _VOCABULARIES[id(tokenizer)] = (tokenizer, tokenizer.get_vocab())
-    return _VOCABULARIES[id(tokenizer)][1]
+        _VOCABULARIES[id(tokenizer)] = (tokenizer, tokenizer.get_vocab(), control_strings(tokenizer))
+    return _VOCABULARIES[id(tokenizer)]
 
 
 @cache

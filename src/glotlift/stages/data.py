@@ -64,8 +64,8 @@ def pairs_of(run: OpenRun) -> list[QuestionPair]:
 
 
 def _lengths(recipe: Recipe, pairs: Sequence[QuestionPair]) -> dict[str, int]:
-    from glotlift.models.control import layout_text
     from glotlift.models.load import load_tokenizer
+    from glotlift.tasks.markup import layout_text
     from glotlift.training.rows import tokenize_pairs
 
     layout = layout_text(load_task(recipe.data.task))

@@ -62,8 +62,8 @@ def inspect_training(recipe: Recipe | str | Path, *, settings: Sequence[str] = (
     Raises:
         DataError: some pairs cannot be trained on; all are named.
     """
-    from glotlift.models.control import layout_text
     from glotlift.models.load import load_tokenizer
+    from glotlift.tasks.markup import layout_text
     from glotlift.training.rows import inspect_rows, tokenize_pairs
 
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, settings)
@@ -97,8 +97,8 @@ def _fingerprint(run: OpenRun) -> str:
 
 
 def _do(run: OpenRun) -> dict[str, Any]:
-    from glotlift.models.control import layout_text
     from glotlift.models.load import load_model, load_tokenizer
+    from glotlift.tasks.markup import layout_text
     from glotlift.training.rows import tokenize_pairs
     from glotlift.training.tune import tune
 

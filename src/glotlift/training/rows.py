@@ -71,7 +71,7 @@ def tokenize_pairs(
         pairs: the pairs.
         settings: `prompt_format`, one of `PROMPT_FORMATS`; `max_length`, tokens a row may have; `too_long`, `error`
             refuses a longer row, `truncate` cuts its end off.
-        layout: from `glotlift.models.control.layout_text`; control strings in it are tokens in the pairs too.
+        layout: from `glotlift.tasks.markup.layout_text`; control strings in it are tokens in the pairs too.
 
     Raises:
         DataError: a target is empty, is cut away whole, a row is too long, or its first target token would be scored
