@@ -396,3 +396,11 @@ def test_base_and_tuned_have_different_fingerprints(base, adapter):
     assert without.variant_fingerprint("base") == loaded.variant_fingerprint("base")
     half = load_model(str(base), dtype="bfloat16")
     assert half.variant_fingerprint("base") != without.variant_fingerprint("base")
+
+
+def test_control_strings_of_the_layouts_are_tokens_in_the_pairs_as_in_training(tmp_path, base, adapter, pairs):
+    said = [replace(pair, target=f"{pair.target}</s>") for pair in pairs[:1]]
+    as_text, as_token = (
+        merged(base, adapter, tmp_path / name, said, layout=name)["n_targets"] for name in ("text", "{text}</s>")
+    )
+    assert as_text == as_token + 3  # `<`, `/`, `s`, `>`

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from glotlift.errors import DataError
-from glotlift.evaluation.metrics import decide
+from glotlift.evaluation.metrics import decide, stored_name
 from glotlift.evaluation.predictions import Predictions
 from glotlift.languages import in_order
 from glotlift.runs import read_parquet
@@ -114,7 +114,10 @@ def _decided(
     frame: pd.DataFrame, about: Mapping[str, Any], scoring: str, calibration: str, where: Path
 ) -> pd.DataFrame:
     """Return the frame with `predicted` as its scores decide."""
-    columns = [f"{scoring.replace('-', '_')}_{label}" for label in about["labels"]]
+    if scoring == "prefix-mass-released" and about.get("texts") is None:
+        got = "got a file of glotlift 0.1, which does not tell whether prefix-mass-released counts other tokens"
+        raise DataError(f"{where}: {got}, expected one of a later version: evaluate again")
+    columns = [stored_name(scoring, frame.columns, f"_{label}") for label in about["labels"]]
     if missing := [column for column in columns if column not in frame]:
         raise DataError(f"{where}: got no scores {missing[0]!r}, expected those of scoring {scoring}")
     if calibration == "contextual" and not about.get("content_free"):

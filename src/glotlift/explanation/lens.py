@@ -14,8 +14,9 @@ Where the mass moves from English to the prompt's language tells in which langua
 embedding output; the last layer's row is the model's own next-token distribution, which is checked on every batch.
 
 Source: nostalgebraist 2020, "interpreting GPT: the logit lens"; arXiv 2405.13816, section on the logit lens, with the
-token sets of its constrained decoding (`glotlift.models.labels.prefix_tokens`). Unlike there, the sets are made
-disjoint, so that no item has to be dropped.
+token sets of its constrained decoding as described (`glotlift.models.labels.prefix_tokens`; on byte-level BPE the
+authors' code leaves out tokens with a leading space). Unlike there, the sets are made disjoint, so that no item has to
+be dropped.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ from glotlift.runs import write_json
 from glotlift.stages.data import DATA, pairs_of
 from glotlift.stages.stage import OpenRun, Stage, open_run, walk
 from glotlift.stages.train import ADAPTER, TRAIN
+from glotlift.tasks.load import load_task
+from glotlift.tasks.markup import layout_text
 
 log = logging.getLogger("glotlift")
 
@@ -44,7 +46,7 @@ def _do(run: OpenRun) -> None:
     _, held_out = split_validation(pairs, recipe.data.validation_fraction, recipe.seed)
     certificate = merge_adapter(
         recipe.model, str(run.path / ADAPTER), run.path / MERGED, (held_out or pairs)[:_N_PAIRS], recipe.train,
-        dtype=recipe.dtype, device=recipe.device,
+        layout=layout_text(load_task(recipe.data.task)), dtype=recipe.dtype, device=recipe.device,
     )  # fmt: skip
     write_json(run.path / "merge.json", certificate)
     log.info(

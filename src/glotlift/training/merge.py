@@ -75,6 +75,7 @@ def merge_adapter(
     pairs: Sequence[QuestionPair],
     settings: TrainSettings,
     *,
+    layout: str = "",
     dtype: str = "auto",
     device: str = "auto",
 ) -> dict[str, Any]:
@@ -86,6 +87,7 @@ def merge_adapter(
         target: folder for the merged model; it appears when it is whole and certified.
         pairs: held-out question pairs to compare adapter and merged model on.
         settings: how the adapter read its pairs; what is longer than `max_length` is cut.
+        layout: see `tokenize_pairs`.
         dtype: of the saved weights; `auto` is what each tensor of the base is stored in, fp32 for a GGUF file.
         device: to merge and compare on; the CPU takes over where its memory is too small.
 
@@ -106,7 +108,7 @@ def merge_adapter(
         raise DataError("got no question pairs to compare adapter and merged model on, expected at least one")
 
     def tokenize(tokenizer: PreTrainedTokenizerBase) -> list[TokenRow]:
-        return tokenize_pairs(tokenizer, pairs, settings.model_copy(update={"too_long": "truncate"}))
+        return tokenize_pairs(tokenizer, pairs, settings.model_copy(update={"too_long": "truncate"}), layout)
 
     rows = tokenize(load_tokenizer(model))
     kind, kinds = _kinds(model, dtype)
