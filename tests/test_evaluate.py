@@ -15,6 +15,7 @@ from glotlift.errors import DataError, ModelError, RecipeError, TaskError
 from glotlift.evaluation.journal import Journal
 from glotlift.runs import read_parquet
 from glotlift.tasks.load import load_task
+from tests.models.test_adapters import write_adapter
 from tests.warm import Warm, as_by_torchrun
 
 pytestmark = pytest.mark.usefixtures("_quiet")
@@ -46,6 +47,20 @@ def test_answer_languages_make_the_grid(tiny_folder, tmp_path):
     german = load_task("sentiment").answers("de", "own")
     shown = json.loads((tmp_path / "own" / "scores.json").read_text(encoding="utf-8"))["glotlift"]["tasks"]["sentiment"]
     assert shown["label_words"]["de"] == german != shown["label_words"]["th"]
+
+
+def test_an_adapter_of_another_base_is_told_in_the_scores(tiny_folder, tmp_path):
+    adapter = write_adapter(tmp_path / "adapter")
+    history = {"seen": ["zh"], "pivot": "en", "base_model": "owner/other", "base_fingerprint": "of other weights"}
+    (adapter / "history.json").write_text(json.dumps(history), encoding="utf-8")
+    asked = {"languages": "de", "limit": 2, "adapter": str(adapter)}
+    evaluated(tiny_folder, tmp_path / "out", **asked)
+    (told,) = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))["glotlift"]["warnings"]
+    text = told.pop("text")
+    assert told == {"kind": "foreign-adapter", "test_set": None, "languages": []}
+    assert f"made for 'owner/other', and is used on '{tiny_folder}'" in text
+    (adapter / "history.json").unlink()
+    assert evaluated(tiny_folder, tmp_path / "out", **asked)["glotlift"]["warnings"] == []
 
 
 def test_demonstration_draws_differ_and_their_spread_is_told(tiny_folder, tmp_path):

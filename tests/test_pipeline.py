@@ -76,6 +76,7 @@ def test_every_stage_leaves_its_files(recipe, whole):
     assert not [path for path in folder.rglob(".*") if path.is_file()]
     scores = json.loads((folder / "scores.json").read_text())["glotlift"]
     assert scores["seen"] == ["zh", "de"]
+    assert scores["warnings"] == []
     assert scores["tasks"]["sentiment"]["languages"]["sw"]["change"]["n"] == 6
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load
+from safetensors.torch import load, save_file
 
 from glotlift.cli import main
+from glotlift.models.load import load_model
 from glotlift.stages.train import train
 from tests.warm import Warm, as_by_torchrun
 
@@ -64,6 +65,18 @@ def _adapter(folder):
 def _losses(folder):
     history = json.loads((folder / "adapter" / "history.json").read_text())
     return [entry["loss"] for entry in history["log"]]
+
+
+def test_training_leaves_word_of_its_base(whole, tiny_folder, tmp_path):
+    adapter = whole / "adapter"
+    history = json.loads((adapter / "history.json").read_text())
+    assert history["base_model"] == str(tiny_folder)
+    assert load_model(str(tiny_folder), adapter=str(adapter)).foreign_adapter is None
+    other = Path(shutil.copytree(tiny_folder, tmp_path / "other"))
+    weights = load((other / "model.safetensors").read_bytes())
+    save_file({name: tensor * 2 for name, tensor in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    told = load_model(str(other), adapter=str(adapter)).foreign_adapter or ""
+    assert told.startswith(f"the adapter was made for '{tiny_folder}', and is used on '{other}'")
 
 
 # the workers of one test run must all draw the same steps

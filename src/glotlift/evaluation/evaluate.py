@@ -74,6 +74,7 @@ def evaluate_test_sets(
     seen, pivot = tuned_on(adapter)
     config = {"tasks": [entry.model_dump(mode="json") for entry in settings.tasks], "random_seed": seed}
     scores = build_scores(predictions, model=engine.name, config=config, seen=seen, pivot=pivot, seed=seed)
+    scores["glotlift"]["warnings"] = _warnings(engine)
     _warn_of_collapse(scores["glotlift"]["tasks"])
     write_json(folder / "scores.json", scores)
     return scores
@@ -86,6 +87,13 @@ def tuned_on(adapter: Path | None) -> tuple[list[str], str]:
         return [], "en"
     content = read_json(history, ModelError)
     return content["seen"], content["pivot"]
+
+
+def _warnings(engine: LoadedModel | Server) -> list[dict[str, Any]]:
+    """Return what a reader of the scores must not overlook: a kind, a text, and where; None is everywhere."""
+    if not isinstance(engine, LoadedModel) or engine.foreign_adapter is None:
+        return []
+    return [{"kind": "foreign-adapter", "test_set": None, "languages": [], "text": engine.foreign_adapter}]
 
 
 def _predict(

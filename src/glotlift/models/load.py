@@ -30,6 +30,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from glotlift.errors import ModelError
+from glotlift.models.adapters import foreign_adapter
 from glotlift.models.linear import fast_linear
 from glotlift.strict_json import read_json
 
@@ -49,6 +50,7 @@ class LoadedModel:
         fingerprint: digest of the weights and the dtype.
         adapter_fingerprint: digest of the adapter's weights, or of the tuned model's; None without one.
         tuned: the tuned model where all weights were tuned, so that base and tuned are two models; else None.
+        foreign_adapter: a sentence where the adapter was made for another model, see `models.adapters`; else None.
     """
 
     name: str
@@ -57,6 +59,7 @@ class LoadedModel:
     fingerprint: str
     adapter_fingerprint: str | None = None
     tuned: Any = None
+    foreign_adapter: str | None = None
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -115,7 +118,10 @@ def load_model(
         except (RuntimeError, AssertionError, NotImplementedError) as fault:
             raise ModelError(f"model {name!r} cannot be put on device {device!r}: {_first_line(fault)}") from fault
     fingerprint = digest(weights_fingerprint(source), str(kind), *([quantization] if quantization != "none" else []))
-    return LoadedModel(name, model, tokenizer, fingerprint, adapter_fingerprint, tuned)
+    foreign = foreign_adapter(_files(adapter), name, _files(source), tensors_fingerprint(source)) if adapter else None
+    if foreign:
+        log.warning("%s: %s", adapter, foreign)
+    return LoadedModel(name, model, tokenizer, fingerprint, adapter_fingerprint, tuned, foreign)
 
 
 def _weights(name: str, source: str, dtype: torch.dtype, quantization: str) -> Any:
@@ -317,18 +323,38 @@ def weights_fingerprint(source: str) -> str:
     Raises:
         ModelError: it is neither.
     """
-    folder = Path(source)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
+    folder = _files(source)
+    return digest(*(_config(folder / name) for name in ("config.json", "adapter_config.json")), _digests(folder))
 
-        wanted = ["config.json", "adapter_config.json", "*model*.safetensors", "*model*.bin"]
-        try:
-            folder = Path(snapshot_download(source, allow_patterns=wanted))
-        except (OSError, ValueError) as fault:
-            raise ModelError(f"model {source!r} cannot be fetched: {_first_line(fault)}") from fault
+
+def tensors_fingerprint(source: str) -> str:
+    """Return a digest of a model's weights alone: its config also says which version of transformers saved it.
+
+    Args:
+        source: as in `weights_fingerprint`.
+
+    Raises:
+        ModelError: as there.
+    """
+    return digest(_digests(_files(source)))
+
+
+def _files(source: str) -> Path:
+    """Return the folder with the configs and weights of a model or adapter, fetched where they are not there yet."""
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    wanted = ["config.json", "adapter_config.json", "history.json", "*model*.safetensors", "*model*.bin"]
+    try:
+        return Path(snapshot_download(source, allow_patterns=wanted))
+    except (OSError, ValueError) as fault:
+        raise ModelError(f"model {source!r} cannot be fetched: {_first_line(fault)}") from fault
+
+
+def _digests(folder: Path) -> list[str]:
     weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
-    digests = [_sha256_of(file, (s := file.stat()).st_ino, s.st_size, s.st_mtime_ns) for file in weights]
-    return digest(*(_config(folder / name) for name in ("config.json", "adapter_config.json")), digests)
+    return [_sha256_of(file, (s := file.stat()).st_ino, s.st_size, s.st_mtime_ns) for file in weights]
 
 
 def _config(file: Path) -> Any:

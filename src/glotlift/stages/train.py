@@ -97,7 +97,7 @@ def _fingerprint(run: OpenRun) -> str:
 
 
 def _do(run: OpenRun) -> dict[str, Any]:
-    from glotlift.models.load import load_model, load_tokenizer
+    from glotlift.models.load import load_model, load_tokenizer, model_source, tensors_fingerprint
     from glotlift.tasks.markup import layout_text
     from glotlift.training.rows import tokenize_pairs
     from glotlift.training.tune import tune
@@ -116,7 +116,8 @@ def _do(run: OpenRun) -> dict[str, Any]:
         loaded, training, validation, run.path / CHECKPOINTS / _fingerprint(run), settings,
         layout=layout, seed=recipe.seed, probe=_probe(recipe, loaded),
     )  # fmt: skip
-    history |= {"seen": _sources(pairs), "pivot": pivot(recipe.data.direction)}
+    base = {"base_model": recipe.model, "base_fingerprint": tensors_fingerprint(model_source(recipe.model))}
+    history |= {"seen": _sources(pairs), "pivot": pivot(recipe.data.direction), **base}
     if processes().is_first:
         _save_tuned(model, loaded.tokenizer, history, run.path / ADAPTER)
     return {"validation_loss": history["validation_loss"]}

@@ -1,0 +1,85 @@
+"""Which model an adapter was made for.
+
+Enters: the folders of an adapter and of the model that it is put on. Leaves: a sentence where it was made for another.
+
+An adapter's matrices fit every model of the same widths, so nothing fails when they are put on the wrong one. Training
+leaves a digest of the base's weights in `history.json`, which decides. Adapters of other tools only name their base, by
+a hub id or by the folder in which it stood: these are compared by what is left of a name wherever its model stands, and
+a folder called `merged` is no evidence.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from glotlift.errors import ModelError
+
+
+def foreign_adapter(adapter: Path, model: str, folder: Path, tensors: str) -> str | None:
+    """Return a sentence where an adapter was made for another model than it is used on, None where nothing says so.
+
+    Args:
+        adapter: folder of the adapter, or of a model whose weights were all tuned.
+        model: the model's name, as it was asked for.
+        folder: its files.
+        tensors: its `glotlift.models.load.tensors_fingerprint`.
+
+    Raises:
+        ModelError: a JSON file of theirs cannot be read.
+    """
+    history = _json(adapter / "history.json")
+    if made_on := history.get("base_fingerprint"):
+        base = history.get("base_model")
+        made_for = f"other weights of {model!r}" if base == model else repr(base)
+        return None if made_on == tensors else f"the adapter was made for {made_for}, and is used on {model!r}{_DOUBT}"
+    stated = _json(adapter / "adapter_config.json").get("base_model_name_or_path")
+    asked = [_plain(name) for name in (model, str(folder), _json(folder / "config.json").get("_name_or_path"))]
+    if _plain(stated) is None or not any(asked) or _plain(stated) in asked:
+        return None
+    return f"the adapter was made for {stated!r}, and is used on {model!r}{_DOUBT}, unless both are the same weights"
+
+
+_DOUBT = ": the numbers of the tuned model are not those of what was trained"
+
+_PLACE = re.compile(r"(?:.*[/\\])?models--(?:[^/\\]+--)?([^/\\]+?)(?:[/\\].*)?")
+"""A model in the hub cache: `.../models--owner--name/snapshots/<commit>`."""
+
+_STORED = re.compile(
+    r"(?:\.gguf|[-_.](?:[0-9a-f]{12}|i?q\d\w*|bf16|fp?16|fp?32|[48]bit|bnb|awq|gptq|int[48]|fp8|gguf|hf|unsloth))$"
+)
+"""At the end of a model's name: how its weights are stored, not which they are. Twelve hexadecimal digits stand behind
+the names of converted GGUF files (`glotlift.models.load`)."""
+
+_GENERIC = frozenset(
+    ["adapter", "base", "best", "checkpoint", "epoch", "final", "finetuned", "hf", "last", "local", "main", "merged",
+     "model", "models", "new", "old", "out", "output", "result", "results", "run", "snapshot", "step", "tmp",
+     "tuned", "weights"]
+)  # fmt: skip
+
+
+def _plain(name: Any) -> str | None:
+    """Return what a model is called wherever it stands and however it is stored, None for a name that says nothing."""
+    if not isinstance(name, str):
+        return None
+    place = _PLACE.fullmatch(name)
+    plain = (place[1] if place else re.split(r"[/\\]", name.rstrip("/\\"))[-1]).casefold()
+    while (shorter := _STORED.sub("", plain)) != plain:
+        plain = shorter
+    words = re.findall(r"[^\W\d_]+", plain)
+    return plain if any(word not in _GENERIC for word in words) else None
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """Return what a file holds, `{}` where there is none."""
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as fault:
+        raise ModelError(f"{file}: got no valid JSON ({fault}), expected what was written with the model") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{file}: got {type(content).__name__}, expected a mapping")
+    return content
