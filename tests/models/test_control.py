@@ -140,6 +140,20 @@ def test_marks_come_off(tokenizer):
         assert row == letters(tokenizer, text)
 
 
+@every_kind
+def test_data_cannot_forge_the_name_of_a_control_token(tokenizer):
+    """Whatever stands around its string, and though a layout writes the token on both sides."""
+    string = string_of(tokenizer)
+    number = control_strings(tokenizer)[string]
+    quote = quoter(tokenizer)
+    for mark in ("\ufdd0", "\ufdd1", "\ufdd10\ufdd1", "\ufdd10\ufdd1\ufdd11\ufdd1", "0\ufdd1"):
+        data = mark + string + mark
+        assert number not in encode(tokenizer, [quote(data)], special=False)[0]
+        (row,) = encode(tokenizer, [f"{string}{quote(data)}{string}"], special=False)
+        assert [index for index, token in enumerate(row) if token == number] == [0, len(row) - 1]
+        assert unquoted(quote(data)) == data
+
+
 def test_control_strings_that_overlap(byte_level):
     tokenizer = copy.deepcopy(byte_level)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<<a", "<a>>", "<a"]})

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from functools import lru_cache
+from itertools import count
 from typing import TYPE_CHECKING
 
 from glotlift.tasks.task import AnswerSet, Demonstration, Task
@@ -23,9 +24,6 @@ if TYPE_CHECKING:  # transformers takes seconds to import
 
 _MARK = "\ufdd0"
 """Stands behind the first character of a control string in data; Unicode keeps it for programs, so texts lack it."""
-
-_NAME = "\ufdd1"
-"""Around a control string, makes the name by which the tokenizer that reads data as text knows the token."""
 
 _IN_BRACKETS = re.compile(r"[<\[].+[>\]]", re.DOTALL)
 
@@ -128,15 +126,24 @@ def _encode_marked(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
     strings = control_strings(tokenizer)
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         return tokenizer([unquoted(text) for text in texts], add_special_tokens=False)["input_ids"]  # pyright: ignore
-    renamed, token_of = _renamed(tokenizer, tuple(strings))
+    around = _around(texts)
+    renamed, token_of = _renamed(tokenizer, tuple(strings), around)
     written = _Strings(strings)
-    named = [unquoted(written.replaced(text, _name)) for text in texts]
+    named = [unquoted(written.replaced(text, lambda string: around + string + around)) for text in texts]
     found = renamed.encode_batch(named, add_special_tokens=False)
     return [[token_of.get(token, token) for token in each.ids] for each in found]
 
 
+def _around(texts: Sequence[str]) -> str:
+    """Return what is put around a control string to name its token: letters for programs that no text holds so."""
+    held = unquoted("\n".join(texts))
+    return next(mark for number in count() if (mark := f"\ufdd1{number}\ufdd1") not in held)
+
+
 @lru_cache(maxsize=2)
-def _renamed(tokenizer: PreTrainedTokenizerBase, strings: tuple[str, ...]) -> tuple[Tokenizer, dict[int, int]]:
+def _renamed(
+    tokenizer: PreTrainedTokenizerBase, strings: tuple[str, ...], around: str
+) -> tuple[Tokenizer, dict[int, int]]:
     """Return a tokenizer that knows control tokens by other names, so that their strings are text to it.
 
     Returns:
@@ -151,7 +158,7 @@ def _renamed(tokenizer: PreTrainedTokenizerBase, strings: tuple[str, ...]) -> tu
         is_control = token.content in strings
         options = {key: getattr(token, key) for key in ("single_word", "lstrip", "rstrip")}
         options["normalized"] = token.normalized and not is_control
-        tokens[number] = AddedToken(_name(token.content) if is_control else token.content, **options)
+        tokens[number] = AddedToken(around + token.content + around if is_control else token.content, **options)
     renamed.add_tokens(list(tokens.values()))  # at once: each call takes a second for a large vocabulary
     return renamed, {renamed.token_to_id(token.content): number for number, token in tokens.items()}  # pyright: ignore
 
@@ -166,10 +173,6 @@ def _ends(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
 
 def _without_end(row: Sequence[int], end: Sequence[int]) -> list[int]:
     return list(row[: len(row) - len(end)] if end and list(row[-len(end) :]) == list(end) else row)
-
-
-def _name(string: str) -> str:
-    return f"{_NAME}{string}{_NAME}"
 
 
 class _Strings:
