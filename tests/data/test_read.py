@@ -1,5 +1,6 @@
 """Every kind of source, and every fault of one with its file and row."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -232,12 +233,38 @@ FAULTS = {
     "scalar-row.json": ('[{"text": "a"}, 7]', r"scalar-row\.json, row 2: got 7, expected an object"),
     "line.jsonl": ('{"text": "a"}\n\n{"text": \n', r"line\.jsonl, line 3, column 10: not valid JSON"),
     "scalar.jsonl": ('{"text": "a"}\n[1]\n', r"scalar\.jsonl, line 2: got \[1\], expected an object"),
-    "few.csv": ("id,text,label\n1,a\n", r"few\.csv, row 1: got too few cells, expected 3"),
-    "many.csv": ("id,text\n1,a\n2,b,c\n", r"many\.csv, row 2: got too many cells, expected 2"),
+    "few.csv": ("id,text,label\n1,a\n", r"few\.csv, line 2: got 2 cells, expected 3 cells as in the header"),
+    "many.csv": ('id,text\n1,"a\n\nb"\n2,b,c\n', r"many\.csv, line 5: got 3 cells, expected 2 cells as in the header"),
+    "open.csv": (
+        'text,label\nfine,positive\n"hello there,negative\nbad,negative\nugly,negative\n',
+        r"open\.csv, line 3: not valid CSV: got a quote that is never closed, expected another one behind",
+    ),
+    "closed-later.csv": (
+        'text,label\n"hello there,negative\n"bad",negative\n',
+        r"closed-later\.csv, line 2: not valid CSV: ',' expected after '\"'",
+    ),
+    "behind.csv": ('text,label\n"a"b,positive\n', r"behind\.csv, line 2: not valid CSV: ',' expected after '\"'"),
+    "open.tsv": ('text\tlabel\n"a\tpositive\n', r"open\.tsv, line 2: not valid CSV: got a quote that is never closed"),
+    "twice.csv": ("text,label,text\na,positive,b\n", r"twice\.csv, line 1: got two columns 'text', expected distinct"),
+    "nameless.csv": ("text,,label\na,b,positive\n", r"nameless\.csv, line 1: got no name for column 2, expected one"),
+    "nul.csv": ("text,label\na\0,positive\nb,negative,x\n", r"nul\.csv, line [23]: "),
+    "twice.json": ('[{"text": "a", "text": "b"}]', r"twice\.json: got the key 'text' twice in one object"),
+    "twice.jsonl": (
+        '{"text": "a"}\n{"text": "a", "x": {"y": 1, "y": 2}}\n',
+        r"twice\.jsonl, line 2: got the key 'y' twice",
+    ),
+    "nan.jsonl": ('{"text": "a", "label": NaN}\n', r"nan\.jsonl, line 1: got NaN, which is no JSON"),
+    "deep.json": ("[" * 100_000, r"deep\.json: got values nested too deeply"),
+    "huge.jsonl": (
+        '{"id": ' + "9" * 5000 + "}\n",
+        r"huge\.jsonl, line 1: got a whole number of more than 4,000 digits",
+    ),
+    "junk.jsonl.gz": ("junk", r"junk\.jsonl\.gz: cannot be read"),
+    "rows.parquet.gz": ("junk", r"rows\.parquet\.gz: got a file of kind '\.parquet\.gz', expected"),
     "head.csv": ("id,text\n", r"head\.csv: got no rows, expected at least one"),
     "empty.jsonl": ("\n", r"empty\.jsonl: got no rows, expected at least one"),
     "junk.parquet": ("PAR1 junk that is long enough", r"junk\.parquet: not valid Parquet"),
-    "rows.txt": ("a", r"rows\.txt: got a file of kind '\.txt', expected \.json, \.jsonl, \.csv or \.parquet"),
+    "rows.txt": ("a", r"rows\.txt: got a file of kind '\.txt', expected \.json, \.jsonl, \.csv, \.tsv or \.parquet"),
 }
 
 
@@ -247,6 +274,31 @@ def test_a_file_that_cannot_be_read_says_where(tmp_path, name):
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         read_table(tmp_path / name)
+
+
+TEXTS = ["plain", 'with "quotes", and a comma', "two\nlines", "tab\there", "é" * 200_000, "", "'", "\\"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "A.CSV", "a.csv.gz", "a.JSONL.GZ", "a.Json", "a.tsv.gz"])
+def test_endings_in_any_case_and_compressed(tmp_path, name):
+    rows = [{"id": str(number), "text": text} for number, text in enumerate(TEXTS)]
+    kind = name.lower().removesuffix(".gz").rpartition(".")[2]
+    frame = pd.DataFrame(rows)
+    if kind == "json":
+        text = json.dumps(rows)
+    elif kind == "jsonl":
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+    else:
+        text = frame.to_csv(index=False, sep="\t" if kind == "tsv" else ",")
+    content = text.encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.lower().endswith(".gz") else content)
+    assert read_table(tmp_path / name).rows == rows
+
+
+@pytest.mark.parametrize("given", [None, float("nan"), ""])
+def test_an_id_that_is_none_is_no_id(given):
+    with pytest.raises(DataError, match=r"rows, row 2: the id is .+, expected one in every row, or no column"):
+        Table("rows", [{"id": "a"}, {"id": given}]).ids()
 
 
 def test_a_missing_file_a_folder_and_other_encodings(tmp_path):

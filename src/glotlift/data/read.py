@@ -3,7 +3,7 @@
 Enters: where rows are. One of
     `sample`                          the bundled sample of the task, where it has one
     a folder                          the paper's layout, `<folder>/**/<set>_<lang><n>_test.json`
-    a path with `{lang}` in it        one JSON, JSONL, CSV or Parquet file a language
+    a path with `{lang}` in it        one JSON, JSONL, CSV, TSV (also .gz) or Parquet file a language
     `hub:owner/name:config:split`     a data set of the Hugging Face hub; `{lang}` may stand in the config
     a file or hub data set for all languages, with a column that says which row is in which
 Leaves: `Item`s, gold as label id. A fault names the file and the row.
@@ -11,14 +11,17 @@ Leaves: `Item`s, gold as label id. A fault names the file and the row.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
+import gzip
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from glotlift.data.delimited import read_delimited
 from glotlift.errors import DataError, one_of
-from glotlift.strict_json import parse_json, read_json
+from glotlift.strict_json import parse_json
 from glotlift.tasks.load import sample_pattern
 from glotlift.tasks.task import Item, Task
 
@@ -65,6 +68,10 @@ class Table:
             DataError: two rows have the same, or one cannot be written to a file.
         """
         names = [str(row.get("id", index)) for index, row in enumerate(self.rows)]
+        for index, row in enumerate(self.rows):
+            if (value := row.get("id", index)) is None or value != value or (isinstance(value, str) and not value):
+                got = f"{self.source}, row {index + 1}: the id is {value!r}"
+                raise DataError(f"{got}, expected one in every row, or no column of that name")
         rows: dict[str, int] = {}
         for index, name in enumerate(names):
             self._must_be_whole(name, index, "id")
@@ -156,37 +163,44 @@ def path_of(pattern: str, language: str, languages: tuple[str, ...]) -> Path:
 
 
 def read_table(path: Path) -> Table:
-    """Return the rows of a JSON, JSONL, CSV or Parquet file.
+    """Return the rows of a JSON, JSONL, CSV, TSV or Parquet file; all but Parquet also compressed, as `.jsonl.gz`.
 
     Raises:
         DataError: it is missing, malformed (with the line), empty, or of another kind.
     """
-    kinds = {".json": _json, ".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+    kinds = (*_KINDS, ".parquet")
     if not path.exists():
         raise DataError(f"{path}: no such file, expected {one_of(kinds)}")
-    if path.suffix not in kinds:
-        raise DataError(f"{path}: got a file of kind {path.suffix or '(none)'!r}, expected {one_of(kinds)}")
+    ending = path.suffix.lower()
+    kind = Path(path.stem).suffix.lower() if ending == ".gz" else ending
+    if kind not in (_KINDS if ending == ".gz" else kinds):
+        got = f"{kind}.gz" if ending == ".gz" else kind or "(none)"
+        raise DataError(f"{path}: got a file of kind {got!r}, expected {one_of(kinds)}")
     try:
-        rows = kinds[path.suffix](path)
-    except (OSError, UnicodeDecodeError) as fault:
+        rows = _parquet(path) if kind == ".parquet" else _KINDS[kind](_text(path, ending == ".gz"), str(path))
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as fault:
         raise DataError(f"{path}: cannot be read ({fault})") from None
     if not rows:
         raise DataError(f"{path}: got no rows, expected at least one")
     return Table(str(path), rows)
 
 
-def _json(path: Path) -> list[dict[str, Any]]:
-    rows = read_json(path, DataError)
+def _text(path: Path, is_compressed: bool) -> str:
+    content = path.read_bytes()
+    return (gzip.decompress(content) if is_compressed else content).decode("utf-8-sig")
+
+
+def _json(text: str, where: str) -> list[dict[str, Any]]:
+    rows = parse_json(text, where, DataError)
     if not isinstance(rows, list):
-        raise DataError(f"{path}: got a JSON {type(rows).__name__}, expected a list of objects")
-    return [_object(row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
+        raise DataError(f"{where}: got a JSON {type(rows).__name__}, expected a list of objects")
+    return [_object(row, f"{where}, row {number}") for number, row in enumerate(rows, 1)]
 
 
-def _jsonl(path: Path) -> list[dict[str, Any]]:
-    lines = enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1)
+def _jsonl(text: str, where: str) -> list[dict[str, Any]]:
     return [
-        _object(parse_json(line, str(path), DataError, line=number), f"{path}, line {number}")
-        for number, line in lines
+        _object(parse_json(line, where, DataError, line=number), f"{where}, line {number}")
+        for number, line in enumerate(text.split("\n"), 1)
         if line.strip()
     ]
 
@@ -197,18 +211,13 @@ def _object(row: Any, where: str) -> dict[str, Any]:
     return row
 
 
-def _csv(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        try:
-            rows = list(reader)
-        except csv.Error as fault:
-            raise DataError(f"{path}, line {reader.line_num}: not valid CSV: {fault}") from None
-    for number, row in enumerate(rows, 1):
-        if None in row or None in row.values():
-            expected = f"expected {len(reader.fieldnames or ())} cells as in the header"
-            raise DataError(f"{path}, row {number}: got too {'many' if None in row else 'few'} cells, {expected}")
-    return rows
+_KINDS: dict[str, Callable[[str, str], list[dict[str, Any]]]] = {
+    ".json": _json,
+    ".jsonl": _jsonl,
+    ".csv": partial(read_delimited, delimiter=","),
+    ".tsv": partial(read_delimited, delimiter="\t"),
+}
+"""Ending -> function of text and what it is from -> rows."""
 
 
 def _parquet(path: Path) -> list[dict[str, Any]]:
