@@ -185,7 +185,7 @@ def test_test_rows_at_fault_are_named_with_file_and_row(refused, evaluate, tmp_p
 
 def test_test_data_that_is_not_there(refused, evaluate, tmp_path):
     assert refused(*evaluate, "--data", tmp_path / "gone.jsonl") == (
-        f"{tmp_path / 'gone.jsonl'}: no such file, expected .json, .jsonl, .csv or .parquet"
+        f"{tmp_path / 'gone.jsonl'}: no such file, expected .json, .jsonl, .csv, .tsv or .parquet"
     )
     (tmp_path / "empty").mkdir()
     assert refused(*evaluate, "--data", tmp_path / "empty") == (
