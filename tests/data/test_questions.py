@@ -323,3 +323,13 @@ def test_the_split_depends_on_the_seed_and_on_nothing_else(pairs):
 def test_the_smallest_fractions(pairs):
     assert split_validation(pairs, 0, 0) == (pairs, [])
     assert len(split_validation(pairs, 1e-6, 0)[1]) == 3  # one question at least
+
+
+@pytest.mark.parametrize(("limit", "fraction"), [(1, 0.05), (1, 0.9), (3, 0.9)])
+def test_a_split_that_leaves_nothing_to_train_on_is_refused(limit, fraction):
+    pairs = read_pairs(load_task("sentiment"), "sample", ("de", "zh"), limit=limit)
+    with pytest.raises(
+        DataError, match=rf"data\.validation_fraction: {fraction} of {limit} questions holds all of them"
+    ):
+        split_validation(pairs, fraction, 0)
+    assert split_validation(pairs, 0, 0)[0] == pairs

@@ -183,7 +183,7 @@ def test_a_rise_among_many_test_sets_has_to_be_clearer(tuned):
 @pytest.mark.parametrize(
     ("kind", "audit", "reason"),
     [
-        ("adapter", {}, "the adapter was made for another base"),
+        ("foreign-adapter", {}, "the adapter was made for another base"),
         ("leakage", {}, "demonstrations show the model test items"),
         ("duplicates", {}, ""),
         ("", {"question_only": False, "flags": {"answer": 1}}, "training pairs hold answers of the task"),
@@ -208,7 +208,7 @@ def test_numbers_in_doubt_are_no_evidence(tuned, kind, audit, reason):
 
 def test_a_fall_is_worse_than_a_doubt(tuned):
     run = edited(tuned, fall("sw"))
-    warnings = [{"kind": "adapter", "text": "the adapter is of another model"}]
+    warnings = [{"kind": "foreign-adapter", "text": "the adapter is of another model"}]
     run = dataclasses.replace(run, scores={**run.scores, "warnings": warnings})
     assert judged(run)[0] == DO_NOT_SHIP
     assert "The adapter is of another model." in opening(run).paragraph

@@ -299,10 +299,16 @@ def split_validation(
         pairs: all pairs.
         fraction: share of the questions that validate, 0 to below 1; at least one question when above 0.
         seed: of the draw.
+
+    Raises:
+        DataError: no question is left to train on.
     """
     questions = sorted({_question(pair) for pair in pairs})
     random.Random(seed).shuffle(questions)
     n_held = 0 if fraction == 0 else max(1, round(fraction * len(questions)))
+    if n_held == len(questions):
+        got = f"data.validation_fraction: {fraction:g} of {len(questions)} questions holds all of them out"
+        raise DataError(f"{got}, expected some to train on; lower it, or give more questions")
     held = set(questions[:n_held])
     return (
         [pair for pair in pairs if _question(pair) not in held],

@@ -16,6 +16,7 @@ from typing import Any
 from glotlift.data.read import Table, gold_column, lone_surrogate, read_items, read_tables
 from glotlift.errors import DataError, nearest, one_of
 from glotlift.evaluation.findings import count, finding, reference, row_numbers, some
+from glotlift.evaluation.repeats import repeated_rows, shown_rows
 from glotlift.models.labels import Finding
 from glotlift.tasks.load import sample_pattern
 from glotlift.tasks.task import Task
@@ -227,11 +228,7 @@ def _within(task: Task, rows: Mapping[str, Rows]) -> Iterator[Finding]:
         lacking = [label for label in task.labels if label not in here.labels]
         if lacking and None not in here.labels:  # else `gold` says more
             yield finding(code, "empty label", f"no row has {one_of(map(repr, lacking))}")
-        places: dict[tuple[str, ...], list[int]] = defaultdict(list)
-        for index, texts in enumerate(here.texts):
-            if any(texts.values()):
-                places[tuple(texts.values())].append(index)
-        repeated = [indexes for indexes in places.values() if len(indexes) > 1]
+        repeated = repeated_rows(here.texts)
         if repeated:
             torn = sum(len({here.labels[index] for index in indexes}) > 1 for indexes in repeated)
             contrary = f", {torn} of them with different labels" if torn else ""
@@ -302,25 +299,13 @@ def _leakage(task: Task, rows: Mapping[str, Rows]) -> Iterator[Finding]:
     for code, here in rows.items():
         preamble = task.pack(code).preamble
         verbatim = [preamble] if isinstance(preamble, str) else list((preamble or {}).values())
-        found = [
-            f"{place} is row {index + 1}"
-            for place, shown in task.pack(code).examples.items()
-            for index, texts in enumerate(here.texts)
-            if {key: text.strip() for key, text in shown.fields.items()}
-            == {key: text.strip() for key, text in texts.items()}
-        ]
-        found += [
-            f"row {index + 1} stands in the preamble"
-            for index, texts in enumerate(here.texts)
-            for text in verbatim
-            if all(len(part.strip()) >= _LONG and part.strip() in text for part in texts.values())
-        ]
-        if found:
-            yield finding(code, "leakage", some(dict.fromkeys(found)))
+        examples = {place: shown.fields for place, shown in task.pack(code).examples.items()}
+        if found := shown_rows(examples, verbatim, here.texts):
+            yield finding(code, "leakage", some(_place(place, index) for place, index in found))
 
 
-_LONG = 10
-"""Characters from which a text that stands in a preamble is taken for the same text, not for a common word."""
+def _place(place: str, index: int) -> str:
+    return f"row {index + 1} stands in the preamble" if place == "preamble" else f"{place} is row {index + 1}"
 
 
 def _folded(word: str) -> str:

@@ -17,6 +17,7 @@ from glotlift.evaluation.findings import some
 from glotlift.evaluation.predict import PredictionFile, prediction_fingerprint, score_batches, server_batches
 from glotlift.evaluation.predictions import read_predictions
 from glotlift.evaluation.prompts import Prompts, prepare, prepare_texts
+from glotlift.evaluation.repeats import repeat_warnings
 from glotlift.evaluation.samples import write_samples
 from glotlift.evaluation.scores import build_scores
 from glotlift.evaluation.settings import EvalSettings
@@ -74,7 +75,7 @@ def evaluate_test_sets(
     seen, pivot = tuned_on(adapter)
     config = {"tasks": [entry.model_dump(mode="json") for entry in settings.tasks], "random_seed": seed}
     scores = build_scores(predictions, model=engine.name, config=config, seen=seen, pivot=pivot, seed=seed)
-    scores["glotlift"]["warnings"] = _warnings(engine)
+    scores["glotlift"]["warnings"] = _warnings(engine, test_sets)
     _warn_of_collapse(scores["glotlift"]["tasks"])
     write_json(folder / "scores.json", scores)
     return scores
@@ -89,11 +90,14 @@ def tuned_on(adapter: Path | None) -> tuple[list[str], str]:
     return content["seen"], content["pivot"]
 
 
-def _warnings(engine: LoadedModel | Server) -> list[dict[str, Any]]:
+def _warnings(engine: LoadedModel | Server, test_sets: Mapping[str, TestSet]) -> list[dict[str, Any]]:
     """Return what a reader of the scores must not overlook: a kind, a text, and where; None is everywhere."""
-    if not isinstance(engine, LoadedModel) or engine.foreign_adapter is None:
-        return []
-    return [{"kind": "foreign-adapter", "test_set": None, "languages": [], "text": engine.foreign_adapter}]
+    found = [warning for each in test_sets.values() for warning in repeat_warnings(each)]
+    for each in found:
+        log.warning("%s: %s, %s: %s", each["kind"], each["test_set"], " ".join(each["languages"]), each["text"])
+    if isinstance(engine, LoadedModel) and engine.foreign_adapter is not None:  # which loading has logged
+        found.append({"kind": "foreign-adapter", "test_set": None, "languages": [], "text": engine.foreign_adapter})
+    return found
 
 
 def _predict(

@@ -54,7 +54,7 @@ MEASURE_NAMES = {
 }
 
 _DOUBTS = {
-    "adapter": "the adapter was made for another base",
+    "foreign-adapter": "the adapter was made for another base",
     "leakage": "demonstrations show the model test items",
 }
 """Kinds of warnings in the scores that put its numbers in doubt -> how."""
