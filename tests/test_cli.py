@@ -430,7 +430,7 @@ def test_help_shows_the_defaults_of_the_settings(command, settings):
         said = parameters[name].show_default or ""
         default = field.default[0] if isinstance(field.default, tuple) and field.default else field.default
         special = {"prefix_cache": "prefix-cache", "languages": "all"}  # a pair of flags; a short form
-        is_nothing = default is None or default is False or default == ()
+        is_nothing = not default and not isinstance(default, int | float) or default is False
         assert said == special.get(name, "" if is_nothing else str(default)), name
 
 
@@ -664,3 +664,17 @@ def test_every_command_is_a_public_function_that_the_readme_names():
     commands |= {f"{group} {name}" for group, sub in GROUPS.items() for name in typer.main.get_group(sub).commands}
     assert named == commands
     assert {function for _, function in rows} <= set(glotlift.__all__)
+
+
+def test_gold_and_columns_are_flags(cli, evaluate, refused, tmp_path):
+    rows = [{"review": "Good.", "stars": 5}, {"review": "Bad.", "stars": 1}]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    asked = [*evaluate, "--languages", "en", "--data", path, "--columns", "text=review", "--gold", "stars"]
+    result = cli(*asked, "--gold-map", "5=positive, 1=negative")
+    assert result.code == 0, result.err
+    assert "English" in result.out
+    assert "gold_map: {5: positive, ...}" in refused(*asked)
+    assert refused(*asked, "--gold-map", "5") == (
+        "evaluate: --gold-map: got '5', expected pairs such as text=review,label=stars"
+    ).removeprefix("evaluate: ")
+    assert refused(*asked, "--columns", "text=a,text=b").endswith("got 'text' twice, expected it once")

@@ -55,6 +55,47 @@ def _file_name(name: str) -> str:
 Name = Annotated[str, AfterValidator(_file_name)]
 """A name that becomes a file's or a folder's."""
 
+
+def gold_key(value: Any) -> str | None:
+    """Return a gold value as text: `1` for 1, 1.0 and "1", `true` for a boolean and its word; None where it is none."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, int | str):
+        text = str(value)
+        return text.lower() if text in ("True", "False", "TRUE", "FALSE") else text
+    return None
+
+
+def _pairs(value: Any) -> Any:
+    """Return a mapping that a text such as `a=b,c=d` holds."""
+    if not isinstance(value, str):
+        return value
+    parts = [part.partition("=") for part in value.split(",") if part.strip()]
+    if faulty := [name for name, sign, to in parts if not (sign and name.strip() and to.strip())]:
+        raise ValueError(f"got {faulty[0]!r}, expected pairs such as text=review,label=stars")
+    names = [name.strip() for name, _, _ in parts]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"got {twice[0]!r} twice, expected it once")
+    return {name: to.strip() for name, (_, _, to) in zip(names, parts, strict=True)}
+
+
+def _gold_map(value: Any) -> Any:
+    value = _pairs(value)
+    if not isinstance(value, dict):
+        return value
+    if faulty := [key for key in value if gold_key(key) is None]:
+        raise ValueError(f"got the gold value {faulty[0]!r}, expected text, a whole number or a boolean")
+    return {str(gold_key(key)): gold_key(label) or label for key, label in value.items()}
+
+
+Columns = Annotated[dict[str, str], BeforeValidator(_pairs)]
+"""Field -> column; a text holds them as `text=review,label=stars`."""
+
+GoldMap = Annotated[dict[str, str], BeforeValidator(_gold_map)]
+"""Gold value -> label, as `{0: negative, 1: positive}`; a text holds them as `0=negative,1=positive`."""
+
 Code = Annotated[str, BeforeValidator(one_code)]
 """Code of a language."""
 

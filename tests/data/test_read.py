@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 
 from glotlift.data.read import Table, gold_column, paper_file, path_of, read_items, read_table, read_tables
 from glotlift.errors import DataError
+from glotlift.evaluation.settings import EvalTask
 from glotlift.languages import LANGUAGES
 from glotlift.tasks.load import load_task
 from glotlift.tasks.task import TaskData
@@ -197,13 +199,95 @@ def test_label_ids_may_be_numbers_in_the_rows(tmp_path):
     pd.DataFrame({"text": ["a", "b"], "label": [1, 0]}).to_parquet(tmp_path / "rows.parquet")
     items = read_items(task, str(tmp_path / "rows.parquet"), ("en",))["en"]
     assert [item.gold for item in items] == ["1", "0"]
-    for value in (True, 1.0, None):
+    for value in (None, 1.5, [1], {}):
         path = write_jsonl(tmp_path / "rows.jsonl", [{"text": "a", "label": value}])
-        with pytest.raises(DataError, match=f"row 1: 'label' is {value}, expected text"):
+        with pytest.raises(
+            DataError, match=rf"row 1: gold is {re.escape(repr(value))}, expected text, a whole number or"
+        ):
             read_items(task, str(path), ("en",))
     path = write_jsonl(tmp_path / "rows.jsonl", [{"text": "a", "label": 2}])
     with pytest.raises(DataError, match="row 1: unknown label '2'; expected one of: 0, 1, poor, fine"):
         read_items(task, str(path), ("en",))
+
+
+GOLDS = {
+    "numbers": ({0: "negative", 1: "positive"}, [1, 0, 1.0]),
+    "digits": ({0: "negative", 1: "positive"}, ["1", "0", 1]),
+    "booleans": ({False: "negative", True: "positive"}, [True, False, "True"]),
+    "text": ({"+": "positive", "-": "negative"}, ["+", "-", "+"]),
+    "words": ({"good": "ox", "bad": "horse"}, ["good", "bad", "good"]),
+    "several a label": ({4: "positive", 5: "positive", 1: "negative"}, [4, 1, 5]),
+}
+
+
+@pytest.mark.parametrize("name", GOLDS)
+def test_what_gold_values_mean_may_be_said(tmp_path, sentiment, name):
+    gold_map, golds = GOLDS[name]
+    entry = EvalTask.model_validate({"task": "sentiment", "gold_map": gold_map})
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"text": "a", "stars": gold} for gold in golds])
+    items = read_items(sentiment, str(path), ("en",), gold="stars", gold_map=entry.gold_map)["en"]
+    assert [item.gold for item in items] == ["positive", "negative", "positive"]
+
+
+def test_gold_that_means_nothing_is_told_with_what_to_do(tmp_path, sentiment):
+    def refused(gold, **options):
+        path = write_jsonl(tmp_path / "rows.jsonl", [{"text": "a", "label": gold}])
+        with pytest.raises(DataError) as caught:
+            read_items(sentiment, str(path), ("en",), **options)
+        return str(caught.value)
+
+    assert "or say what 0 and the others mean with `gold_map: {0: positive, ...}`" in refused(0)
+    assert "or say what true and the others mean with `gold_map: {true: positive, ...}`" in refused(True)
+    assert refused(3, gold_map={"0": "negative", "1": "positive"}).endswith(
+        "row 1: gold is 3, expected 0 or 1, as gold_map says"
+    )
+    assert refused(True, gold_map={"1": "positive"}).endswith("gold is True, expected 1, as gold_map says")
+    assert "unknown label 'wonderful'" in refused(1, gold_map={"1": "wonderful"})
+
+
+def test_one_file_with_a_column_a_language(tmp_path, sentiment):
+    rows = [{"id": "a", "text_en": "Good.", "text_de": "Gut.", "label": "positive"}]
+    path = str(write_jsonl(tmp_path / "rows.jsonl", rows))
+    items = read_items(sentiment, path, ("en", "de"), columns={"text": "text_{lang}"})
+    assert {code: each[0].fields["text"] for code, each in items.items()} == {"en": "Good.", "de": "Gut."}
+    with pytest.raises(DataError, match=r"row 1: no column 'text_fr'; it has: id, text_en, text_de, label"):
+        read_items(sentiment, path, ("en", "fr"), columns={"text": "text_{lang}"})
+    with pytest.raises(DataError, match="one file for 2 languages"):
+        read_items(sentiment, path, ("en", "de"), columns={"text": "text_en"})
+    by_gold = str(write_jsonl(tmp_path / "gold.jsonl", [{**rows[0], "label_de": "negative", "label_en": "positive"}]))
+    found = read_items(sentiment, by_gold, ("en", "de"), columns={"text": "text_{lang}"}, gold="label_{lang}")
+    assert [found[code][0].gold for code in ("en", "de")] == ["positive", "negative"]
+
+
+def test_one_data_set_of_the_hub_is_not_taken_for_all_languages(monkeypatch, sentiment):
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"text": ["a"], "text_de": ["b"], "text_en": ["c"], "label": ["positive"]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: rows)
+    with pytest.raises(DataError, match=r"hub:x/y: got one data set for 2 languages, expected `\{lang\}` in its name"):
+        read_items(sentiment, "hub:x/y", ("en", "de"))
+    found = read_items(sentiment, "hub:x/y", ("en", "de"), columns={"text": "text_{lang}"})
+    assert [found[code][0].fields["text"] for code in ("en", "de")] == ["c", "b"]
+    assert read_items(sentiment, "hub:x/y", ("en",))["en"][0].fields["text"] == "a"
+
+
+@pytest.mark.parametrize(("same", "different"), [("same", "different"), ("yes", "no")])
+def test_the_papers_own_paws_files(tmp_path, same, different):
+    for code, words in (("en", (same, different)), ("de", ("gleich", "verschieden"))):
+        rows = [{"sentence1": f"{code} a", "sentence2": "b", "answer": word} for word in (*words, words[0])]
+        (tmp_path / f"paws_{code}500_test.json").write_text(json.dumps(rows), encoding="utf-8")
+    items = read_items(load_task("paraphrase"), str(tmp_path), ("en", "de"))
+    for code in ("en", "de"):
+        assert [item.gold for item in items[code]] == ["yes", "no", "yes"]
+    assert items["de"][0].fields == {"sentence1": "de a", "sentence2": "b"}
+
+
+def test_a_task_file_may_say_columns_and_gold_without_saying_where(tmp_path):
+    task = build(definition(data={"gold": "stars", "gold_map": {5: "good", 1: "bad"}, "columns": {"text": "review"}}))
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"review": "a", "stars": 5}, {"review": "b", "stars": 1}])
+    items = read_items(task, str(path), ("en",))["en"]
+    assert [(item.fields["text"], item.gold) for item in items] == [("a", "good"), ("b", "bad")]
+    with pytest.raises(DataError, match="has no bundled sample"):
+        read_items(task, None, ("en",))
 
 
 def test_tables_are_read_as_they_are(tmp_path, sentiment):
@@ -456,7 +540,7 @@ def test_a_hub_row_without_label_is_named(monkeypatch, sentiment):
     )
     rows = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, -1]}, features=features)
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: rows)
-    with pytest.raises(DataError, match=r"hub:owner/reviews:test, row 2: 'label' is None, expected text"):
+    with pytest.raises(DataError, match=r"hub:owner/reviews:test, row 2: gold is None, expected text, a whole"):
         read_items(sentiment, "hub:owner/reviews", ("en",))
 
 

@@ -151,7 +151,6 @@ def test_a_fault_in_the_data_of_a_task_file(tmp_path):
     with pytest.raises(TaskError) as caught:
         load_task(path)
     for part in (
-        "missing key `data.source`",
         "`data.gold`: got 3, expected text",
         "`data.sorce` (did you mean 'source'?)",
     ):

@@ -35,6 +35,9 @@ Source = Annotated[
         "--data", "`sample`, a folder in the paper's layout, a path with {lang}, hub:NAME; else the task file's own."
     ),
 ]
+Gold = Annotated[str | None, given("--gold", "The column with the right label.")]
+Columns = Annotated[str | None, given("--columns", "Columns of fields: text=review, also question=question_{lang}.")]
+GoldMap = Annotated[str | None, given("--gold-map", "What gold values mean: 0=negative,1=positive.")]
 Answers = Annotated[
     str | None, given("--answers", "own, english, arbitrary, in:CODE or sets of the task file, by commas.", "own")
 ]

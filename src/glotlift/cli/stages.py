@@ -10,9 +10,12 @@ import typer
 from glotlift.cli.flags import (
     Adapter,
     Answers,
+    Columns,
     Device,
     Dtype,
     EvalModel,
+    Gold,
+    GoldMap,
     Languages,
     Limit,
     Model,
@@ -86,6 +89,9 @@ def evaluate(
     tasks: Annotated[str | None, given("--tasks", "Names or files, separated by commas.", "sentiment")] = None,
     languages: Languages = None,
     source: Source = None,
+    gold: Gold = None,
+    columns: Columns = None,
+    gold_map: GoldMap = None,
     answers: Answers = None,
     answer_languages: Annotated[
         str | None, given("--answer-languages", "Grid of prompt language x answer language: codes or `all`.")

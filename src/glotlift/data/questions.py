@@ -170,10 +170,14 @@ def _own_questions(
     """Return the questions of files that hold the task's fields."""
 
     def questions(code: str) -> _Questions:
-        table = read_table(path_of(pattern, code, codes))
+        one_file = any("{lang}" in column for column in columns.values()) and "{lang}" not in pattern
+        table = read_table(Path(pattern) if one_file else path_of(pattern, code, codes))
 
         def prompt(row: int) -> str:
-            return task.question(code, {field: table.text(row, columns.get(field, field)) for field in task.fields})
+            return task.question(
+                code,
+                {field: table.text(row, columns.get(field, field).replace("{lang}", code)) for field in task.fields},
+            )
 
         return _Questions(table.source, {name: row for row, name in enumerate(table.ids())}, prompt)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from glotlift.data.delimited import read_delimited
+from glotlift.data.layout import Layout, layout_of
 from glotlift.errors import DataError, one_of
 from glotlift.strict_json import parse_json
 from glotlift.tasks.load import sample_pattern
@@ -28,8 +29,13 @@ from glotlift.tasks.task import Item, Task
 GOLD_COLUMNS = ("label", "answer", "gold")
 """Columns that are looked for, in this order, when the gold column is not named."""
 
-# The paper's released files: file stem, and the column of each field where it is not the field's own name.
-_PAPER = {"sentiment": ("emotion", {"text": "input"}), "nli": ("snli", {}), "paraphrase": ("paws", {})}
+# The paper's released files: file stem, the column of each field where it is not the field's own name, and what English
+# gold words mean where they are none of the task's.
+_PAPER = {
+    "sentiment": ("emotion", {"text": "input"}, {}),
+    "nli": ("snli", {}, {}),
+    "paraphrase": ("paws", {}, {"same": "yes", "different": "no"}),
+}
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ def read_items(
     limit: int | None = None,
     gold: str | None = None,
     columns: Mapping[str, str] | None = None,
+    gold_map: Mapping[str, str] | None = None,
 ) -> dict[str, list[Item]]:
     """Return the items of a task, a list a language.
 
@@ -99,32 +106,49 @@ def read_items(
         languages: codes.
         limit: only the first so many rows a language; None for all.
         gold: the column with the right label (an id or a word of any answer set); None to look for `GOLD_COLUMNS`.
-        columns: the column of a field, where it is not named like the field.
+        columns: the column of a field, where it is not named like the field; with `{lang}`, one a language.
+        gold_map: what gold values mean, see `glotlift.data.layout`.
 
     Raises:
         DataError: a file is missing or malformed, or a row lacks a field or a known label.
     """
-    where = source or (task.data.source if task.data else "sample")
+    where = _where(task, source)
     if where != "sample" and not where.startswith("hub:") and Path(where).is_dir():
         return _paper_items(task, Path(where), languages, limit)
-    gold = gold or (task.data.gold if task.data else None)
-    columns = {**(task.data.columns if task.data else {}), **(columns or {})}
-    tables = read_tables(task, source, languages)
-    return {code: _items(task, table, code, limit, gold, columns) for code, table in tables.items()}
+    layout = layout_of(task, gold=gold, columns=columns, gold_map=gold_map)
+    tables = read_tables(task, source, languages, is_by_language=layout.is_by_language)
+    return {code: _items(task, table, code, limit, layout) for code, table in tables.items()}
 
 
-def read_tables(task: Task, source: str | None, languages: tuple[str, ...]) -> dict[str, Table]:
+def _where(task: Task, source: str | None) -> str:
+    return source or (task.data.source if task.data else None) or "sample"
+
+
+def read_tables(
+    task: Task, source: str | None, languages: tuple[str, ...], *, is_by_language: bool = False
+) -> dict[str, Table]:
     """Return the rows of every language as they are, without looking at fields and gold; arguments as `read_items`.
 
+    Args:
+        task: see `read_items`.
+        source: likewise.
+        languages: likewise.
+        is_by_language: whether one file may serve several languages, since they have columns of their own in it.
+
     Raises:
-        DataError: a file is missing or malformed, or has no rows in a language.
+        DataError: a file is missing or malformed, has no rows in a language, or is one for several languages.
     """
-    where = source or (task.data.source if task.data else "sample")
+    where = _where(task, source)
     column = task.data.language_column if task.data and where == task.data.source else None
     if where.startswith("hub:"):
-        if column is None:
+        if column is not None:
+            return _by_language(_hub(where, ""), column, languages)
+        if "{lang}" in where:
             return {code: _hub(where, code) for code in languages}
-        return _by_language(_hub(where, ""), column, languages)
+        if len(languages) > 1 and not is_by_language:
+            got = f"got one data set for {len(languages)} languages"
+            raise DataError(f"{where}: {got}, expected `{{lang}}` in its name, in `columns`, or a `language_column`")
+        return dict.fromkeys(languages, _hub(where, ""))
     if where == "sample":
         pattern = sample_pattern(task.name, "items")
         if pattern is None:
@@ -134,6 +158,8 @@ def read_tables(task: Task, source: str | None, languages: tuple[str, ...]) -> d
         where = pattern
     if column is not None:
         return _by_language(read_table(Path(where)), column, languages)
+    if is_by_language and "{lang}" not in where:
+        return dict.fromkeys(languages, read_table(Path(where)))
     return {code: read_table(path_of(where, code, languages)) for code in languages}
 
 
@@ -276,28 +302,26 @@ def gold_column(table: Table, named: str | None) -> str:
     return found
 
 
-def _items(
-    task: Task, table: Table, language: str, limit: int | None, gold: str | None, columns: Mapping[str, str]
-) -> list[Item]:
-    column = gold_column(table, gold)
-    labels = [_label(task, table, index, column, language) for index in range(len(table.rows[:limit]))]
-    return _with_labels(task, table, labels, columns)
+def _items(task: Task, table: Table, language: str, limit: int | None, layout: Layout) -> list[Item]:
+    column = gold_column(table, layout.gold_in(language))
+    labels = [_label(task, table, index, column, language, layout) for index in range(len(table.rows[:limit]))]
+    return _with_labels(task, table, language, labels, layout)
 
 
-def _label(task: Task, table: Table, index: int, column: str, language: str) -> str:
+def _label(task: Task, table: Table, index: int, column: str, language: str, layout: Layout) -> str:
     value = table.rows[index].get(column)
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    word = str(value) if is_number else table.text(index, column)  # ids such as 0 and 1 may be numbers
+    if isinstance(value, str) or column not in table.rows[index]:
+        table.text(index, column)  # which says what keeps it from being text
     try:
-        return task.label_of(language, word)
+        return layout.label(task, language, value)
     except DataError as fault:
         raise DataError(f"{table.source}, row {index + 1}: {fault}") from None
 
 
-def _with_labels(task: Task, table: Table, labels: list[str], columns: Mapping[str, str]) -> list[Item]:
+def _with_labels(task: Task, table: Table, language: str, labels: list[str], layout: Layout) -> list[Item]:
     """Return the first rows as items, as many as there are labels."""
     return [
-        Item(name, {field: table.text(index, columns.get(field, field)) for field in task.fields}, label)
+        Item(name, {field: table.text(index, layout.column(field, language)) for field in task.fields}, label)
         for index, (name, label) in enumerate(zip(table.ids(), labels, strict=False))
     ]
 
@@ -310,16 +334,18 @@ def _paper_items(task: Task, folder: Path, languages: tuple[str, ...], limit: in
     labels apart row by row, which shows that the rows are parallel.
     """
     english = read_table(paper_file(folder, task.name, "en", "test"))
+    _, columns, gold_map = _PAPER[task.name]
     column = gold_column(english, None)
-    gold = [_label(task, english, index, column, "en") for index in range(len(english.rows))]
-    _, columns = _PAPER[task.name]
+    words = {str(row.get(column)) for row in english.rows}
+    layout = Layout(None, columns, gold_map if words <= set(gold_map) else {})
+    gold = [_label(task, english, index, column, "en", layout) for index in range(len(english.rows))]
     items = {}
     for code in languages:
         table = read_table(paper_file(folder, task.name, code, "test"))
         if len(table.rows) != len(gold):
             raise DataError(f"{table.source}: got {len(table.rows)} rows, expected {len(gold)} as in English")
         _check_parallel(table, gold, gold_column(table, None))
-        items[code] = _with_labels(task, table, gold[:limit], columns)
+        items[code] = _with_labels(task, table, code, gold[:limit], layout)
     return items
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
-from glotlift.fields import Codes, Count, Fraction, one_code
+from glotlift.fields import Codes, Columns, Count, Fraction, one_code
 from glotlift.schema import Frozen
 
 
@@ -31,5 +31,5 @@ class DataSettings(Frozen):
     direction: Direction = "to-english"
     limit: Count | None = None
     balance: Literal["none", "pairs", "tokens"] = "none"
-    columns: dict[str, str] = {}
+    columns: Columns = {}
     validation_fraction: Fraction = 0.05

@@ -21,7 +21,7 @@ from glotlift.languages import is_code
 from glotlift.models.control import encode, quoted_task, quoter, read_as_control
 from glotlift.models.labels import Finding, audit_labels, audit_words, continuations, prefix_tokens, released_tokens
 from glotlift.schema import read_yaml, validate
-from glotlift.tasks.load import load_task
+from glotlift.tasks.load import beside, load_task
 from glotlift.tasks.task import ANSWERS_IN, AnswerSet, Task
 
 _OPENING = "“„”«»‹›‘‚’「『《〈＂'"
@@ -87,10 +87,9 @@ def _load(name_or_path: str) -> tuple[Task | None, list[Finding]]:
                 faults += _sentences(fault, name_or_path)
     sound = {code: _without_others(pack, codes - set(sound)) for code, pack in sound.items()}
     task = validate(Task, {**content, "languages": sound}, name_or_path, TaskError) if sound else None
-    if task is not None and task.data is not None and not task.data.source.startswith("hub:"):
-        data = task.data.model_copy(update={"source": str(path.parent / task.data.source)})
-        task = task.model_copy(update={"data": data})
-    return task, [finding("", "task file", text) for text in dict.fromkeys(faults)]
+    return None if task is None else beside(task, path), [
+        finding("", "task file", text) for text in dict.fromkeys(faults)
+    ]
 
 
 def _without_others(pack: Any, others: Collection[Any]) -> Any:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glotlift.data.layout import layout_of
 from glotlift.data.read import Table, gold_column, lone_surrogate, read_items, read_tables
 from glotlift.errors import DataError, nearest, one_of
 from glotlift.evaluation.findings import count, finding, reference, row_numbers, some
@@ -72,12 +73,12 @@ def _tables(
         return where, *_paper_tables(task, where, codes)
     tables, findings = {}, []
     try:
-        return where, read_tables(task, where, codes), []
+        return where, read_tables(task, where, codes, is_by_language=layout_of(task).is_by_language), []
     except DataError as fault:
         first = fault
     for code in codes:
         try:
-            tables |= read_tables(task, where, (code,))
+            tables |= read_tables(task, where, (code,))  # one file for all languages has been read, or failed, above
         except DataError as fault:
             findings.append(finding(code, "test rows", str(fault)))
     if findings:
@@ -94,9 +95,9 @@ def _paper_tables(task: Task, folder: str, codes: Iterable[str]) -> tuple[dict[s
         except DataError as fault:
             findings.append(finding(code, "test rows", str(fault)))
             continue
-        columns = task.data.columns if task.data else {}
+        layout = layout_of(task)
         rows = [
-            {"id": item.id, "label": item.gold, **{columns.get(key, key): text for key, text in item.fields.items()}}
+            {"id": item.id, "label": item.gold, **{layout.column(key, code): text for key, text in item.fields.items()}}
             for item in items
         ]
         tables[code] = Table(f"{folder} ({code})", rows)
@@ -113,7 +114,7 @@ def _rows(task: Task, code: str, table: Table) -> tuple[Rows, list[Finding]]:
         findings.append(finding(code, "test rows", str(fault)))
         ids = _distinct(str(row.get("id", index)) for index, row in enumerate(table.rows))
     try:
-        column = gold_column(table, task.data.gold if task.data else None)
+        column = gold_column(table, layout_of(task).gold_in(code))
         golds = [row.get(column) for row in table.rows]
     except DataError as fault:
         findings.append(finding(code, "test rows", str(fault)))
@@ -126,7 +127,7 @@ def _texts(task: Task, code: str, table: Table) -> tuple[list[dict[str, str]], l
     findings = []
     texts: list[dict[str, str]] = [{} for _ in table.rows]
     for name in task.fields:
-        column = (task.data.columns if task.data else {}).get(name, name)
+        column = layout_of(task).column(name, code)
         lacking: dict[str, list[int]] = defaultdict(list)
         for index, row in enumerate(table.rows):
             fault = _text_fault(row, column)
@@ -171,10 +172,8 @@ def _distinct(names: Iterable[str]) -> list[str]:
 
 def _label(task: Task, code: str, value: Any) -> str | None:
     """Return the label id of a gold value as the reader of test rows takes it, None where it refuses it."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
     try:
-        return task.label_of(code, value) if isinstance(value, str) and value.strip() else None
+        return layout_of(task).label(task, code, value)
     except DataError:
         return None
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from glotlift.fields import Codes, Count, Location, Name, Names, Natural, default_of
+from glotlift.fields import Codes, Columns, Count, GoldMap, Location, Name, Names, Natural, default_of
 from glotlift.languages import resolve
 from glotlift.models.settings import ModelSettings, ServerSettings
 from glotlift.schema import Frozen
@@ -50,7 +50,8 @@ class EvalTask(Frozen):
     closing_quote: bool = False
     apply_chat_template: bool = False
     gold: str | None = None
-    columns: dict[str, str] = {}
+    columns: Columns = {}
+    gold_map: GoldMap = {}
 
 
 class EvalSettings(Frozen):
@@ -71,6 +72,9 @@ class Evaluation(ModelSettings, ServerSettings):
         tasks: names of bundled tasks or paths of task files.
         languages: codes, or `all` for those the task has prompts in.
         source: where the test rows are, see `glotlift.data.read`; by default what the task file says, else the sample.
+        gold: the column with the right label; looked for when not named.
+        columns: the column of a field, where it is not named like the field, see `glotlift.data.read`.
+        gold_map: what gold values mean, as `{0: negative, 1: positive}`; without it, they are ids or words.
         answers: answer sets; with several, each makes a test set `<task>.<answers>` of its own.
         answer_languages: codes, or `all`: in place of `answers`, the grid of prompt language x answer language.
         scoring: `sequence`, `prefix-mass`, `prefix-mass-released` or `first-token`; the others are stored beside it.
@@ -90,6 +94,9 @@ class Evaluation(ModelSettings, ServerSettings):
     tasks: Names = ("sentiment",)
     languages: Codes = default_of(EvalSettings, "languages")
     source: Location | None = default_of(EvalTask, "source")
+    gold: str | None = default_of(EvalTask, "gold")
+    columns: Columns = {}
+    gold_map: GoldMap = {}
     answers: Names = (default_of(EvalTask, "answers"),)
     answer_languages: Codes = ()
     scoring: Scoring = default_of(EvalSettings, "scoring")

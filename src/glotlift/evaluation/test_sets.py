@@ -72,5 +72,5 @@ def _read(entry: EvalTask, settings: EvalSettings) -> TestSet:
         languages = tuple(in_order(task.languages))
     for code in languages:
         task.preamble(code, entry.answers, entry.num_fewshot, entry.demo_seed)  # faults of the settings show at once
-    options = {"limit": entry.limit, "gold": entry.gold, "columns": entry.columns}
+    options = {"limit": entry.limit, "gold": entry.gold, "columns": entry.columns, "gold_map": entry.gold_map}
     return TestSet(entry, task, read_items(task, entry.source, languages, **options))

@@ -80,11 +80,15 @@ def _read(path: Path) -> Task:
         if unknown:
             raise TaskError(f"{path}: languages: got {', '.join(unknown)}, expected BCP-47 codes such as de, pt-BR")
     task = validate(Task, content, str(path), TaskError)
-    if task.data is None or task.data.source.startswith("hub:") or Path(task.data.source).is_absolute():
+    return beside(task, path)
+
+
+def beside(task: Task, path: Path) -> Task:
+    """Return a task whose rows, where they are files, count from its own file."""
+    source = task.data.source if task.data else None
+    if task.data is None or source is None or source.startswith("hub:") or Path(source).is_absolute():
         return task
-    return task.model_copy(
-        update={"data": task.data.model_copy(update={"source": str(path.parent / task.data.source)})}
-    )
+    return task.model_copy(update={"data": task.data.model_copy(update={"source": str(path.parent / source)})})
 
 
 def sample_pattern(task: str, kind: str) -> str | None:

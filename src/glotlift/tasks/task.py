@@ -28,7 +28,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from glotlift.errors import DataError, LanguageError, TaskError, one_of
-from glotlift.fields import Name
+from glotlift.fields import Columns, GoldMap, Name
 from glotlift.schema import Frozen
 from glotlift.tasks.faults import ANSWERS_IN, task_faults
 
@@ -123,15 +123,18 @@ class TaskData(Frozen):
     """Where a task's test rows are. See `glotlift.data.read` for `source`; a relative path counts from the task file.
 
     Attributes:
-        source: a path with `{lang}` in it, a file with a `language_column`, a folder in the paper's layout, `hub:NAME`.
+        source: a path with `{lang}` in it, a file with a `language_column`, a folder in the paper's layout, `hub:NAME`;
+            None where a flag or a recipe says it.
         gold: the column with the right label; looked for when not named.
-        columns: the column of a field, where it is not named like the field.
+        columns: the column of a field, where it is not named like the field; with `{lang}` in it, one a language.
+        gold_map: what a gold value means, such as `{0: negative, 1: positive}`; without it, an id or a word.
         language_column: the column that says a row's language, where one file or data set holds them all.
     """
 
-    source: str
+    source: str | None = None
     gold: str | None = None
-    columns: dict[str, str] = {}
+    columns: Columns = {}
+    gold_map: GoldMap = {}
     language_column: str | None = None
 
 
