@@ -160,6 +160,7 @@ def test_public_names():
         "load_recipe",
         "load_task",
         "merge",
+        "read_predictions",
         "report",
         "run",
         "show_task",

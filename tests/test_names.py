@@ -120,3 +120,10 @@ def test_a_recipe_without_evaluation_builds_data_and_is_no_whole_run(tmp_path):
     assert build_data(recipe, tmp_path / "run").is_file()
     with pytest.raises(RecipeError, match="recipe 'small': got no `eval`, expected the tasks to evaluate on"):
         run(recipe, tmp_path / "run")
+
+
+def test_the_demo_model_is_published_under_its_hub_id():
+    from glotlift.names import published_name
+
+    assert published_name("demo") == "google/gemma-3-270m"
+    assert published_name("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"

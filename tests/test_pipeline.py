@@ -80,6 +80,21 @@ def test_every_stage_leaves_its_files(recipe, whole):
     assert scores["tasks"]["sentiment"]["languages"]["sw"]["change"]["n"] == 6
 
 
+def test_adapter_and_merged_model_can_be_published_as_they_are(whole, tiny_folder):
+    """They name their base as it was asked for, and hold the real card, with links that lead nowhere in neither."""
+    assert json.loads((whole / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
+        tiny_folder
+    )
+    for folder, library in (("adapter", "peft"), ("merged", "transformers")):
+        card = (whole / folder / "README.md").read_text(encoding="utf-8")
+        front = yaml.safe_load(card.split("---")[1])
+        assert front["library_name"] == library
+        assert ("lora" in front["tags"]) == (library == "peft")
+        assert 'from_pretrained(".")' in card
+        assert "## Results" in card and "## Licence" in card
+        assert "figures/" not in card and "report.html" not in card
+
+
 def test_a_finished_run_does_nothing_again(recipe, again):
     folder = again
     before = {path: path.stat().st_mtime_ns for path in folder.glob("[aplm]*/**/*") if path.is_file()}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from glotlift.stages.explain import explain
     from glotlift.stages.export import audit_data, export_data, export_tasks
     from glotlift.stages.merge import merge
+    from glotlift.stages.predictions import read_predictions
     from glotlift.stages.report import report
     from glotlift.stages.run import demo, run
     from glotlift.stages.train import inspect_training, train
@@ -51,6 +52,7 @@ _HOME = {
     "load_recipe": "glotlift.recipe",
     "load_task": "glotlift.tasks.load",
     "merge": "glotlift.stages.merge",
+    "read_predictions": "glotlift.stages.predictions",
     "report": "glotlift.stages.report",
     "run": "glotlift.stages.run",
     "show_task": "glotlift.tasks.load",
@@ -79,6 +81,7 @@ __all__ = [
     "load_recipe",
     "load_task",
     "merge",
+    "read_predictions",
     "report",
     "run",
     "show_task",

@@ -1,4 +1,4 @@
-"""Names that become files and folders: of runs, tasks, test sets and data sets, all checked here.
+"""Names that become files and folders: of runs, tasks, test sets and data sets, all checked here; a model's for others.
 
 Enters: a name that a person wrote. Leaves: what is wrong with it as a file's, or a name made of it that is a file's.
 """
@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+
+DEMO_HUB_ID = "google/gemma-3-270m"
+"""Hub id of the weights that the model name `demo` stands for."""
 
 LONGEST = 100
 """Characters of a name; file systems allow 255 bytes, and a name gets a language and an ending."""
@@ -21,6 +24,11 @@ def name_fault(name: str) -> str | None:
     if len(name) > LONGEST:
         return f"got a name of {len(name)} characters ({name[:20]!r}...), expected at most {LONGEST}"
     return None
+
+
+def published_name(model: str) -> str:
+    """Return what others load a base model by: the hub id of `demo`, any other model as it was asked for."""
+    return DEMO_HUB_ID if model == "demo" else model
 
 
 def safe_name(text: str) -> str:

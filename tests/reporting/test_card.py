@@ -36,7 +36,7 @@ def test_card_says_what_was_tuned_results_limits_and_versions(make_run):
     assert "from Chinese and German into English" in body and "- Question pairs: 80\n" in body
     assert "- Settings: rank 16, alpha 32, learning rate 0.0002, epochs 1.0\n" in body
     assert "![Accuracy](figures/accuracy-sentiment.png)\n\n| language | " in body
-    assert "## Limits\n" in body and "Gemma's terms of use apply" in body
+    assert "## Limits\n" in body and "https://ai.google.dev/gemma/terms" in body
     assert "Versions: python 3.12.1, " in body and "torch 2.9.0, " in body
     assert "glotlift run recipe.yaml" in body
 
@@ -139,3 +139,15 @@ def test_the_card_says_what_was_tuned_and_in_which_direction(make_run):
         "tuned in all its weights to translate the *questions* of a task from English into Chinese and German (" in full
     )
     assert "- Languages: from English into Chinese and German\n" in full
+
+
+def test_the_demo_model_s_licence_is_told_in_the_card_and_to_the_hub(make_run):
+    run = read_run(make_run())
+    assert run.model == "demo"
+    for folder in ("", "adapter"):
+        card = model_card(run, (), folder)
+        assert yaml.safe_load(card.split("---")[1])["license"] == "gemma"
+        assert "https://ai.google.dev/gemma/terms" in card
+    other = model_card(dataclasses.replace(run, scores={**run.scores, "model": "org/model"}), ())
+    assert "license" not in yaml.safe_load(other.split("---")[1])
+    assert "glotlift does not know them" in other

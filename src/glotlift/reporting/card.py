@@ -1,4 +1,4 @@
-"""The model card of a run, README.md in its folder, in the form that the Hugging Face hub reads.
+"""The model card of a run and of its `adapter/` and `merged/`, README.md in each, as the Hugging Face hub reads it.
 
 Enters: the files of a run. Leaves: Markdown with YAML front matter. Every text from a file is escaped.
 """
@@ -15,6 +15,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from glotlift.names import published_name
 from glotlift.reporting.across import grids, members, spreads
 from glotlift.reporting.figures import Figure, slug
 from glotlift.reporting.names import guarantee, listing, ordered
@@ -22,19 +23,21 @@ from glotlift.reporting.opening import opening, translated
 from glotlift.reporting.read import RunFiles
 from glotlift.reporting.table import beside, build_table, markdown_rows
 
-_DEMO = "google/gemma-3-270m"
-"""Hub id of the weights that the model name `demo` stands for."""
-
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|!~])")
 
 
-def model_card(run: RunFiles, figures: Sequence[Figure]) -> str:
-    """Return the model card.
+LICENCES = {"google/gemma-": ("gemma", "https://ai.google.dev/gemma/terms")}
+"""Beginning of a hub id -> licence of its weights as the hub names it, and where its terms stand."""
+
+
+def model_card(run: RunFiles, figures: Sequence[Figure], folder: str = "") -> str:
+    """Return the model card of a run, or of a folder in it that is published by itself.
 
     Args:
         run: the files of a run.
-        figures: the figures that stand in `figures/`.
+        figures: the figures that stand in `figures/`; none are shown in a folder's own card.
+        folder: `adapter` or `merged` for the card in it; "" for that of the run.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -67,7 +70,9 @@ def model_card(run: RunFiles, figures: Sequence[Figure]) -> str:
         if key not in elsewhere
     ]
     return environment.get_template("card.md.jinja").render(
-        front_matter=Markup(front_matter(run)),
+        front_matter=Markup(front_matter(run, folder)),
+        folder=folder,
+        licence=licence(run.model),
         run=run,
         opening=opening(run),
         base_model=base_model(run.model),
@@ -90,27 +95,34 @@ def _measures(scores: dict[str, Any]) -> set[str]:
     return {measure for task in tasks for measure in beside(task, scores["variants"])}
 
 
-def front_matter(run: RunFiles) -> str:
-    """Return the YAML that the hub reads."""
+def front_matter(run: RunFiles, folder: str = "") -> str:
+    """Return the YAML that the hub reads; see `model_card` for `folder`."""
     codes = {code for task in run.scores.get("tasks", {}).values() for code in task["languages"]}
     content: dict[str, Any] = {}
     if name := base_model(run.model):
         content["base_model"] = name
+    if terms := licence(run.model):
+        content["license"] = terms[0]
     if run.is_tuned:
-        content["library_name"] = "transformers" if run.is_full else "peft"
+        content["library_name"] = "transformers" if run.is_full or folder == "merged" else "peft"
     content["pipeline_tag"] = "text-generation"
     if languages := ordered([*codes, *run.seen]):
         content["language"] = languages
-    tuned = ["question-alignment", *([] if run.is_full else ["lora"])] if run.is_tuned else []
+    tuned = ["question-alignment", *([] if run.is_full or folder == "merged" else ["lora"])] if run.is_tuned else []
     content["tags"] = ["glotlift", "multilingual", "cross-lingual-transfer", *tuned]
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def base_model(name: str) -> str:
     """Return the hub id of a model name, an empty string where it is not one (a local folder or file)."""
-    if name == "demo":
-        return _DEMO
+    name = published_name(name)
     return name if _HUB_ID.fullmatch(name) and not name.endswith(".gguf") and not Path(name).exists() else ""
+
+
+def licence(model: str) -> tuple[str, str] | None:
+    """Return the licence of a base model and where its terms stand, None where glotlift does not know it."""
+    name = base_model(model)
+    return next((terms for beginning, terms in LICENCES.items() if name.startswith(beginning)), None)
 
 
 def escape_markdown(text: str) -> str:

@@ -1,7 +1,8 @@
 """The report of a run: figures, one HTML page that opens offline, and the model card.
 
-Enters: a run folder, only its files. Leaves in it: `figures/*.svg`, `figures/*.png`, `report.html`, `README.md`. The
-page has no scripts and names no address; every text from a file is escaped. A stage that did not run has no section.
+Enters: a run folder, only its files. Leaves in it: `figures/*.svg`, `figures/*.png`, `report.html`, `README.md`, and a
+card of their own in `adapter/` and `merged/`. The page has no scripts and names no address; every text from a file is
+escaped. A stage that did not run has no section.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class KeyNumber:
 
 
 def write_report(run: Path) -> Path:
-    """Write the figures, the page and the model card of a run; return the page.
+    """Write the figures, the page and the model cards of a run; return the page.
 
     Args:
         run: the run folder.
@@ -72,6 +73,9 @@ def write_report(run: Path) -> Path:
     page = run / "report.html"
     write_text(page, render_page(files, drawn))
     write_text(run / "README.md", model_card(files, drawn))
+    for folder in ("adapter", "merged"):
+        if (run / folder).is_dir():
+            write_text(run / folder / "README.md", model_card(files, (), folder))
     return page
 
 

@@ -1,7 +1,7 @@
 """Stage `report`: figures, page and model card of a run.
 
-Reads: every file the stages before it left, the manifest too. Writes: `figures/`, `report.html`, `README.md`.
-Fingerprint: the bytes of all it reads, and the version of glotlift.
+Reads: every file the stages before it left, the manifest too. Writes: `figures/`, `report.html`, `README.md`, which is
+the model card, also in `adapter/` and `merged/`. Fingerprint: the bytes of all it reads, and glotlift's version.
 """
 
 from __future__ import annotations

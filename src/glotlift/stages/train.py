@@ -18,6 +18,7 @@ from glotlift.data.questions import QuestionPair, dump_pairs, pivot, split_valid
 from glotlift.data.read import read_items
 from glotlift.evaluation.settings import EvalTask
 from glotlift.evaluation.test_sets import read_test_sets
+from glotlift.names import published_name
 from glotlift.processes import processes
 from glotlift.recipe import Recipe, load_recipe
 from glotlift.runs import write_folder, write_json
@@ -119,7 +120,7 @@ def _do(run: OpenRun) -> dict[str, Any]:
     base = {"base_model": recipe.model, "base_fingerprint": tensors_fingerprint(model_source(recipe.model))}
     history |= {"seen": _sources(pairs), "pivot": pivot(recipe.data.direction), **base}
     if processes().is_first:
-        _save_tuned(model, loaded.tokenizer, history, run.path / ADAPTER)
+        _save_tuned(model, loaded, history, run.path / ADAPTER)
     return {"validation_loss": history["validation_loss"]}
 
 
@@ -153,13 +154,18 @@ def _sources(pairs: Sequence[QuestionPair]) -> list[str]:
     return list(dict.fromkeys(pair.language for pair in pairs))
 
 
-def _save_tuned(model: Any, tokenizer: Any, history: Mapping[str, Any], target: Path) -> None:
+def _save_tuned(model: Any, loaded: Any, history: Mapping[str, Any], target: Path) -> None:
+    """Write an adapter, or a whole model, that works elsewhere: it names its base as others load it, and no path."""
+
     def save(folder: Path) -> None:
         if hasattr(model, "peft_config"):
+            for config in model.peft_config.values():
+                config.base_model_name_or_path = published_name(loaded.name)
             model.save_pretrained(folder, save_embedding_layers=False)
+            (folder / "README.md").unlink(missing_ok=True)  # peft's empty form; the report writes the card
         else:
             model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+            loaded.tokenizer.save_pretrained(folder)
         write_json(folder / "history.json", history)
 
     write_folder(target, save)
