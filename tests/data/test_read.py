@@ -553,3 +553,28 @@ def test_a_data_set_that_cannot_be_had_is_named(monkeypatch, sentiment):
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(DataError, match=r"hub data set 'owner/none' \(config default\): ConnectionError"):
         read_items(sentiment, "hub:owner/none", ("en",))
+
+
+def _class_label_file(path, names):
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    features = Features({"premise": Value("string"), "hypothesis": Value("string"), "label": ClassLabel(names=names)})
+    rows = {"premise": ["It rains.", "It snows."], "hypothesis": ["It is wet.", "It is hot."], "label": [0, 2]}
+    Dataset.from_dict(rows, features=features).to_parquet(str(path))
+
+
+def test_class_labels_of_a_parquet_file_are_their_names(tmp_path):
+    """XNLI on the hub is stored so: 0, 1, 2 in the column, the names in the file's metadata."""
+    _class_label_file(tmp_path / "xnli_en.parquet", ["entailment", "neutral", "contradiction"])
+    items = read_items(load_task("nli"), str(tmp_path / "xnli_{lang}.parquet"), ("en",))["en"]
+    assert [item.gold for item in items] == ["entailment", "contradiction"]
+
+
+def test_class_names_that_are_no_labels_go_through_the_gold_map(tmp_path):
+    _class_label_file(tmp_path / "x_en.parquet", ["yes", "maybe", "no"])
+    source = str(tmp_path / "x_{lang}.parquet")
+    with pytest.raises(DataError, match="unknown label 'yes'"):
+        read_items(load_task("nli"), source, ("en",))
+    words = {"yes": "entailment", "maybe": "neutral", "no": "contradiction"}
+    items = read_items(load_task("nli"), source, ("en",), gold_map=words)["en"]
+    assert [item.gold for item in items] == ["entailment", "contradiction"]

@@ -147,13 +147,17 @@ def compare(
         str | None, given("--calibration", "By which both are decided.", "that of the files")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstraps.")] = 0,
+    tables: Annotated[
+        Path | None, typer.Option("--tables", metavar="DIR", help="Folder for the tables as CSV, Markdown and LaTeX.")
+    ] = None,
 ) -> None:
     """Compare two evaluations of the same items with paired statistics."""
     from glotlift.stages.compare import compare as compare_folders
 
     scores = compare_folders(
-        a, b, variant_a=variant_a, variant_b=variant_b, scoring=scoring, calibration=calibration, seed=seed
-    )
+        a, b, variant_a=variant_a, variant_b=variant_b, scoring=scoring, calibration=calibration, seed=seed,
+        tables=tables,
+    )  # fmt: skip
     print_tables(scores, with_rollups=True)
     console().print(f"A: {a}; B: {b}.", markup=False, highlight=False)
 

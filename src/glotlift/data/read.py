@@ -247,13 +247,37 @@ _KINDS: dict[str, Callable[[str, str], list[dict[str, Any]]]] = {
 
 
 def _parquet(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a Parquet file; class labels of `datasets` become their names, as those of the hub do."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.ParquetFile(path).read().to_pylist()
+        table = pyarrow.parquet.ParquetFile(path).read()
     except pyarrow.ArrowInvalid as fault:
         raise DataError(f"{path}: not valid Parquet: {str(fault).splitlines()[0]}") from None
+    return _named(table.to_pylist(), _class_names((table.schema.metadata or {}).get(b"huggingface")))
+
+
+def _class_names(metadata: bytes | None) -> dict[str, list[str]]:
+    """Return column -> names of its classes, as `datasets` writes its features into a Parquet file."""
+    try:
+        features = parse_json((metadata or b"{}").decode(), "features", DataError)["info"]["features"]
+        return {
+            column: kind["names"]
+            for column, kind in features.items()
+            if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and isinstance(kind.get("names"), list)
+        }
+    except (DataError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        return {}  # another tool's
+
+
+def _named(rows: list[dict[str, Any]], classes: Mapping[str, list[str]]) -> list[dict[str, Any]]:
+    """Return rows with the names of classes in place of their numbers; None where a row has none, as SNLI's -1."""
+    for column, names in classes.items():
+        by_number = dict(enumerate(names))
+        for row in rows:
+            row[column] = by_number.get(row[column])
+    return rows
 
 
 def _hub(source: str, language: str) -> Table:
@@ -267,12 +291,8 @@ def _hub(source: str, language: str) -> Table:
         problem = next(iter(str(fault).splitlines()), type(fault).__name__)
         raise DataError(f"hub data set {name!r} (config {config or 'default'}): {problem}") from fault
     assert isinstance(rows, Dataset)
-    table = [dict(row) for row in rows]  # pyright: ignore[reportArgumentType, reportCallIssue]
-    for column, kind in rows.features.items():
-        if isinstance(kind, ClassLabel):
-            names = dict(enumerate(kind.names))
-            for row in table:
-                row[column] = names.get(row[column])  # None where a row has no label; SNLI has -1 there
+    classes = {column: kind.names for column, kind in rows.features.items() if isinstance(kind, ClassLabel)}
+    table = _named([dict(row) for row in rows], classes)  # pyright: ignore[reportArgumentType, reportCallIssue]
     return Table(":".join(part for part in ("hub", name, config, split or "test") if part), table)
 
 

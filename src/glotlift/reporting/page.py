@@ -1,8 +1,8 @@
 """The report of a run: figures, one HTML page that opens offline, and the model card.
 
-Enters: a run folder, only its files. Leaves in it: `figures/*.svg`, `figures/*.png`, `report.html`, `README.md`, and a
-card of their own in `adapter/` and `merged/`. The page has no scripts and names no address; every text from a file is
-escaped. A stage that did not run has no section.
+Enters: a run folder, only its files. Leaves in it: `figures/` (SVG, PNG, PDF), `tables/`, `report.html`, `README.md`,
+and a card of their own in `adapter/` and `merged/`. The page has no scripts and names no address; every text from a
+file is escaped. A stage that did not run has no section.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from glotlift.reporting.table import (
     points,
     rollup_table,
 )
+from glotlift.reporting.tables import write_tables
 from glotlift.reporting.theme import LABELS, inline, save
 from glotlift.runs import write_text
 
@@ -68,10 +69,12 @@ def write_report(run: Path) -> Path:
     files = read_run(run)
     drawn = list(figures(files))
     for figure in drawn:
-        for suffix in (".svg", ".png"):
+        for suffix in (".svg", ".png", ".pdf"):
             save(figure.svg, run / "figures" / f"{figure.name}{suffix}")
     page = run / "report.html"
     write_text(page, render_page(files, drawn))
+    if files.scores.get("tasks"):
+        write_tables(run / "tables", {"glotlift": files.scores})
     write_text(run / "README.md", model_card(files, drawn))
     for folder in ("adapter", "merged"):
         if (run / folder).is_dir():

@@ -170,11 +170,11 @@ def _read_lens(folder: Path) -> dict[str, pd.DataFrame]:
 def _mean_over_items(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row a layer and measure: mean over the items and its 95 % interval (Student's t), within bounds.
 
-    One item has no interval.
+    One item has no interval, and neither have items that are all the same.
     """
     tidy = frame.melt("layer", list(MEASURES), var_name="measure", value_name="value")
     out = tidy.groupby(["measure", "layer"])["value"].agg(["mean", "sem", "count"]).reset_index()
-    half = out["sem"] * student.ppf(0.975, out["count"] - 1)
+    half = out["sem"].where(out["sem"] > 0) * student.ppf(0.975, out["count"] - 1)
     most = np.where(out["measure"] == "entropy_bits", np.inf, 1.0)
     out = out.assign(low=(out["mean"] - half).clip(lower=0.0), high=np.minimum(out["mean"] + half, most))
     return out.drop(columns=["sem", "count"])

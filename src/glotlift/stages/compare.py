@@ -1,6 +1,6 @@
 """`compare`: two evaluations of the same items, paired. No stage of a run: it reads what two of them left.
 
-Reads: `<language>.parquet` prediction files of two folders. Writes nothing.
+Reads: `<language>.parquet` prediction files of two folders. Writes tables where they are asked for.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ def compare(
     scoring: str | None = None,
     calibration: str | None = None,
     seed: int = 0,
+    tables: str | Path | None = None,
 ) -> dict[str, Any]:
     """Compare two evaluations of the same items, as base and tuned are compared.
 
@@ -35,6 +36,7 @@ def compare(
         scoring: by which both are decided; None for that of the files, which must then be one.
         calibration: likewise.
         seed: of the bootstraps.
+        tables: folder for the tables as CSV, Markdown and LaTeX, see `glotlift.reporting.tables`; None for none.
 
     Returns:
         What scores.json holds, with A in the place of `base` and B in that of `tuned`, so that what reads a run's
@@ -60,6 +62,10 @@ def compare(
             log.warning("%s: A and B differ in %s", key, ", ".join(each.differences))
     scores = build_scores([each.predictions for each in found.values()], model=f"{a} and {b}", config={}, seed=seed)
     scores["glotlift"] |= {"names": NAMES, "differences": {key: list(each.differences) for key, each in found.items()}}
+    if tables is not None:
+        from glotlift.reporting.tables import write_tables
+
+        write_tables(Path(tables), scores)
     return scores
 
 

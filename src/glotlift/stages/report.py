@@ -1,7 +1,7 @@
 """Stage `report`: figures, page and model card of a run.
 
-Reads: every file the stages before it left, the manifest too. Writes: `figures/`, `report.html`, `README.md`, which is
-the model card, also in `adapter/` and `merged/`. Fingerprint: the bytes of all it reads, and glotlift's version.
+Reads: every file the stages before it left, the manifest too. Writes: `figures/`, `tables/`, `report.html`, and the
+model card, `README.md`, also in `adapter/` and `merged/`. Fingerprint: the bytes of all it reads, glotlift's version.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ REPORT = Stage(
     "report",
     "glotlift report",
     inputs=(EVALUATE,),
-    outputs=("figures", "report.html", "README.md"),
+    outputs=("figures", "tables", "report.html", "README.md"),
     fingerprint=_fingerprint,
     do=lambda run: _write(run.path),
 )
