@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from glotlift.reporting.card import base_model, escape_markdown, model_card
+from glotlift.reporting.card import base_model, escape_markdown, licence, model_card
 from glotlift.reporting.figures import Figure
 from glotlift.reporting.names import guarantee
 from glotlift.reporting.read import read_run
@@ -151,3 +151,12 @@ def test_the_demo_model_s_licence_is_told_in_the_card_and_to_the_hub(make_run):
     other = model_card(dataclasses.replace(run, scores={**run.scores, "model": "org/model"}), ())
     assert "license" not in yaml.safe_load(other.split("---")[1])
     assert "glotlift does not know them" in other
+
+
+@pytest.mark.parametrize(
+    ("model", "known"),
+    [("google/gemma-3-1b-it", True), ("google/gemma-2b", True), ("google/gemma-2-9b", True),
+     ("google/gemma-4-1b", False), ("org/gemma-3-1b", False)],
+)  # fmt: skip
+def test_licences_are_those_of_the_very_weights(model, known):
+    assert (licence(model) is not None) == known

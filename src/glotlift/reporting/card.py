@@ -27,8 +27,11 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|!~])")
 
 
-LICENCES = {"google/gemma-": ("gemma", "https://ai.google.dev/gemma/terms")}
-"""Beginning of a hub id -> licence of its weights as the hub names it, and where its terms stand."""
+LICENCES = {
+    re.compile(r"google/gemma-(?:[27]b|1\.1|2|3n?)(?:-.*)?"): ("gemma", "https://ai.google.dev/gemma/terms"),
+}
+"""Pattern of hub ids -> licence of their weights as the hub names it, and where its terms stand; later Gemmas have
+another one."""
 
 
 def model_card(run: RunFiles, figures: Sequence[Figure], folder: str = "") -> str:
@@ -122,7 +125,7 @@ def base_model(name: str) -> str:
 def licence(model: str) -> tuple[str, str] | None:
     """Return the licence of a base model and where its terms stand, None where glotlift does not know it."""
     name = base_model(model)
-    return next((terms for beginning, terms in LICENCES.items() if name.startswith(beginning)), None)
+    return next((terms for pattern, terms in LICENCES.items() if pattern.fullmatch(name)), None)
 
 
 def escape_markdown(text: str) -> str:

@@ -77,7 +77,7 @@ def write_report(run: Path) -> Path:
         write_tables(run / "tables", {"glotlift": files.scores})
     write_text(run / "README.md", model_card(files, drawn))
     for folder in ("adapter", "merged"):
-        if (run / folder).is_dir():
+        if (run / folder).is_dir() and not (files.is_full and folder == "merged"):  # there it is an earlier run's
             write_text(run / folder / "README.md", model_card(files, (), folder))
     return page
 
