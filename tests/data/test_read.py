@@ -578,3 +578,17 @@ def test_class_names_that_are_no_labels_go_through_the_gold_map(tmp_path):
     words = {"yes": "entailment", "maybe": "neutral", "no": "contradiction"}
     items = read_items(load_task("nli"), source, ("en",), gold_map=words)["en"]
     assert [item.gold for item in items] == ["entailment", "contradiction"]
+
+
+def test_class_names_of_columns_that_are_gone_or_text_are_left_alone(tmp_path):
+    import pyarrow.parquet
+
+    _class_label_file(tmp_path / "a.parquet", ["entailment", "neutral", "contradiction"])
+    table = pyarrow.parquet.read_table(tmp_path / "a.parquet")
+    texts = pyarrow.array(["neutral", "neutral"])
+    pyarrow.parquet.write_table(table.set_column(2, "label", texts), tmp_path / "text_en.parquet")
+    items = read_items(load_task("nli"), str(tmp_path / "text_{lang}.parquet"), ("en",))["en"]
+    assert [item.gold for item in items] == ["neutral", "neutral"]
+    pyarrow.parquet.write_table(table.drop_columns(["label"]), tmp_path / "none_en.parquet")
+    with pytest.raises(DataError, match="label"):
+        read_items(load_task("nli"), str(tmp_path / "none_{lang}.parquet"), ("en",))

@@ -276,7 +276,8 @@ def _named(rows: list[dict[str, Any]], classes: Mapping[str, list[str]]) -> list
     for column, names in classes.items():
         by_number = dict(enumerate(names))
         for row in rows:
-            row[column] = by_number.get(row[column])
+            if isinstance(row.get(column), int):  # other tools keep the metadata of columns that they changed
+                row[column] = by_number.get(row[column])
     return rows
 
 
