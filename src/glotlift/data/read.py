@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from glotlift.data.class_labels import class_names, named
 from glotlift.data.delimited import read_delimited
 from glotlift.data.layout import Layout, layout_of
 from glotlift.errors import DataError, one_of
@@ -255,30 +256,7 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
         table = pyarrow.parquet.ParquetFile(path).read()
     except pyarrow.ArrowInvalid as fault:
         raise DataError(f"{path}: not valid Parquet: {str(fault).splitlines()[0]}") from None
-    return _named(table.to_pylist(), _class_names((table.schema.metadata or {}).get(b"huggingface")))
-
-
-def _class_names(metadata: bytes | None) -> dict[str, list[str]]:
-    """Return column -> names of its classes, as `datasets` writes its features into a Parquet file."""
-    try:
-        features = parse_json((metadata or b"{}").decode(), "features", DataError)["info"]["features"]
-        return {
-            column: kind["names"]
-            for column, kind in features.items()
-            if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and isinstance(kind.get("names"), list)
-        }
-    except (DataError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-        return {}  # another tool's
-
-
-def _named(rows: list[dict[str, Any]], classes: Mapping[str, list[str]]) -> list[dict[str, Any]]:
-    """Return rows with the names of classes in place of their numbers; None where a row has none, as SNLI's -1."""
-    for column, names in classes.items():
-        by_number = dict(enumerate(names))
-        for row in rows:
-            if isinstance(row.get(column), int):  # other tools keep the metadata of columns that they changed
-                row[column] = by_number.get(row[column])
-    return rows
+    return named(table.to_pylist(), class_names((table.schema.metadata or {}).get(b"huggingface")))
 
 
 def _hub(source: str, language: str) -> Table:
@@ -293,7 +271,7 @@ def _hub(source: str, language: str) -> Table:
         raise DataError(f"hub data set {name!r} (config {config or 'default'}): {problem}") from fault
     assert isinstance(rows, Dataset)
     classes = {column: kind.names for column, kind in rows.features.items() if isinstance(kind, ClassLabel)}
-    table = _named([dict(row) for row in rows], classes)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    table = named([dict(row) for row in rows], classes)  # pyright: ignore[reportArgumentType, reportCallIssue]
     return Table(":".join(part for part in ("hub", name, config, split or "test") if part), table)
 
 

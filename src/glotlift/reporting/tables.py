@@ -92,7 +92,8 @@ def _numbers(scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             changes = {each: found.get(name) for each, found in groups.items()}
             of_means = _of_variants(scores["variants"], task.get("means", {})) if name == "all" else {}
             if of_means or changes[measure]:
-                n = {"n": changes[measure]["n"]} if changes[measure] else {}
+                change = changes[measure]
+                n = {"n": change["n"]} if change else {}
                 yield {**about, "language": title, "name": title, **n, **of_means, **_of_changes(changes, measure)}
 
 
