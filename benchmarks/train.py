@@ -109,7 +109,8 @@ def _glotlift(turns, scratch, options, _engine):
     from glotlift.models.load import load_model, model_source
     from glotlift.tasks.load import load_task
     from glotlift.training.order import step_order
-    from glotlift.training.rows import tokenize_pairs
+    from glotlift.training.settings import TrainSettings
+    from glotlift.training.translation import translation_part
     from glotlift.training.tune import tune
 
     batch_size, n_steps = options.batch_size, options.steps + 1
@@ -118,8 +119,14 @@ def _glotlift(turns, scratch, options, _engine):
     if len(pairs) < n_steps * batch_size:
         raise SystemExit(f"got {len(pairs)} pairs for {n_steps} steps, expected {n_steps * batch_size}; lower --steps")
     loaded = load_model("demo", dtype="float32")
-    rows = tokenize_pairs(loaded.tokenizer, pairs, max_length=MAX_LENGTH)
-    order = step_order([len(row.input_ids) for row in rows], epochs=1, batch_size=batch_size, seed=SEED)
+    settings = TrainSettings(
+        rank=RANK, alpha=ALPHA, learning_rate=LEARNING_RATE, scheduler="linear", warmup_fraction=0.0, cue="kept",
+        batch_size=batch_size, micro_batch_size=min(MICRO_BATCH_SIZE, batch_size), max_length=MAX_LENGTH,
+        save_steps=10**6,
+    )  # fmt: skip
+    part = translation_part(loaded, pairs, settings)
+    rows = part.rows
+    order = step_order([row.length for row in rows], epochs=1, batch_size=batch_size, seed=SEED)
     in_order = [{"input_ids": rows[index].input_ids, "labels": rows[index].labels} for index in order]
     file = {"model": model_source("demo"), "rows": in_order}
     (scratch / "rows.json").write_text(json.dumps(file))
@@ -128,27 +135,7 @@ def _glotlift(turns, scratch, options, _engine):
     turns.say(parameters=parameters, head=embedding.numel())
     turns.wait()
     turns.start(loaded.model)
-    _, history = tune(
-        loaded,
-        pairs,
-        [],
-        scratch / "glotlift",
-        rank=RANK,
-        alpha=ALPHA,
-        dropout=0.0,
-        target_modules="all-linear",
-        learning_rate=LEARNING_RATE,
-        scheduler="linear",
-        warmup_fraction=0.0,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        epochs=1,
-        batch_size=batch_size,
-        micro_batch_size=min(MICRO_BATCH_SIZE, batch_size),
-        max_length=MAX_LENGTH,
-        save_steps=10**6,
-        seed=SEED,
-    )
+    _, history = tune(loaded, [part], [], scratch / "glotlift", settings, seed=SEED)
     return [entry["loss"] for entry in history["log"]]
 
 

@@ -11,6 +11,9 @@ from collections.abc import Iterable
 DEMO_HUB_ID = "google/gemma-3-270m"
 """Hub id of the weights that the model name `demo` stands for."""
 
+READOUT = "readout.safetensors"
+"""File in the folder of a readout, which stands where an adapter stands."""
+
 LONGEST = 100
 """Characters of a name; file systems allow 255 bytes, and a name gets a language and an ending."""
 

@@ -133,7 +133,7 @@ def test_the_card_claims_that_no_answer_was_seen_only_where_that_was_found(make_
 def test_the_card_says_what_was_tuned_and_in_which_direction(make_run):
     run = read_run(make_run())
     plain = _changed(run)
-    assert "tuned with LoRA to translate the *questions* of a task from Chinese and German into English (" in plain
+    assert "tuned with LoRA to translate questions from Chinese and German into English (" in plain
     full = _changed(run, train={"method": "full"}, data={"direction": "from-english"})
     assert (
         "tuned in all its weights to translate the *questions* of a task from English into Chinese and German (" in full

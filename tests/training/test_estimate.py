@@ -22,7 +22,7 @@ def estimated(tiny, tiny_folder):
 
     def make(dtype=torch.float32, **changes):
         settings = TrainSettings(**{**SETTINGS, **changes})
-        return estimate(str(tiny_folder), rows, settings, dtype=dtype, device=torch.device("cpu"))
+        return estimate(str(tiny_folder), rows, len(rows) // 4, settings, dtype=dtype, device=torch.device("cpu"))
 
     return rows, make
 

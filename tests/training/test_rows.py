@@ -8,7 +8,7 @@ from tokenizers import processors
 from glotlift.data.questions import QuestionPair, read_pairs
 from glotlift.errors import DataError, ModelError
 from glotlift.tasks.load import load_task
-from glotlift.training.rows import IGNORED, inspect_rows, tokenize_pairs
+from glotlift.training.rows import IGNORED, cue_of, inspect_rows, tokenize_pairs
 from glotlift.training.settings import TrainSettings
 
 CHAT = (
@@ -28,7 +28,7 @@ def _learned(row):
 def test_a_pair_is_read_up_to_the_target_and_the_target_is_learned_with_its_end(tiny):
     tokenizer = tiny("llama").tokenizer
     (pair,) = _pairs(1, ("de",))
-    (row,) = tokenize_pairs(tokenizer, [pair], TrainSettings())
+    (row,) = tokenize_pairs(tokenizer, [pair], TrainSettings(cue="kept"))
     learned = _learned(row)
     assert learned[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(learned[:-1]).strip() == pair.target.strip()
@@ -37,6 +37,40 @@ def test_a_pair_is_read_up_to_the_target_and_the_target_is_learned_with_its_end(
     assert row.n_targets == len(learned)
     assert row.input_ids[0] == tokenizer.bos_token_id
     assert tokenizer.decode(row.input_ids[1:n_read]) == pair.input
+
+
+def test_the_cue_is_stripped_or_masked_where_labels_are_scored(tiny):
+    """Kept, as published, the end token is learned behind the cue, in the place of the answer."""
+    tokenizer = tiny("llama").tokenizer
+    (pair,) = _pairs(1, ("de",))
+    cue = '\nSentiment: "'
+    assert pair.target.endswith(cue)
+    kept, masked, stripped = (
+        tokenize_pairs(tokenizer, [pair], TrainSettings(cue=cue))[0] for cue in ("kept", "masked", "stripped")
+    )
+    question = pair.target.removesuffix(cue)
+    assert tokenizer.decode(_learned(stripped)[:-1]).strip() == question
+    assert _learned(stripped)[-1] == tokenizer.eos_token_id
+    assert masked.input_ids == kept.input_ids
+    learned = tokenizer.decode(_learned(masked)).strip()
+    assert (
+        question.startswith(learned) and len(question) - len(learned) < 3
+    )  # a token may span the beginning of the cue
+    assert tokenizer.eos_token_id not in _learned(masked)
+
+
+@pytest.mark.parametrize(
+    ("target", "cue"),
+    [
+        ('Premise: A.\nHypothesis: B.\nAnswer: "', '\nAnswer: "'),
+        ("前提: 甲\n答案：“", "\n答案：“"),
+        ("Premise: A.\nHypothesis: B.", ""),
+        ("one line only:", ""),
+        ("Text: a\nThe mood is", "\nThe mood is"),
+    ],
+)
+def test_a_cue_is_known_by_its_form_or_by_the_layout(target, cue):
+    assert cue_of(target, "Text: \n\nThe mood is") == cue
 
 
 def test_alpaca_puts_the_pair_between_its_headings(tiny):
@@ -53,7 +87,7 @@ def test_chat_learns_the_answer_and_the_end_of_its_turn(tiny):
     tokenizer = copy.deepcopy(tiny("llama").tokenizer)
     tokenizer.chat_template = CHAT
     (pair,) = _pairs(1, ("de",))
-    (row,) = tokenize_pairs(tokenizer, [pair], TrainSettings(prompt_format="chat"))
+    (row,) = tokenize_pairs(tokenizer, [pair], TrainSettings(prompt_format="chat", cue="kept"))
     n_read = len(row.input_ids) - row.n_targets
     assert row.input_ids.count(tokenizer.bos_token_id) == 1
     assert tokenizer.decode(row.input_ids[:n_read]).endswith(f"[user] {pair.input.rstrip()}</s>\n[assistant] ")

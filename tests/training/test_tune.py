@@ -11,6 +11,7 @@ from glotlift.data.questions import read_pairs
 from glotlift.errors import DataError, Interrupted, ModelError, RunError
 from glotlift.tasks.load import load_task
 from glotlift.training.settings import TrainSettings
+from glotlift.training.translation import translation_part
 from glotlift.training.tune import last_checkpoint, tune
 from glotlift.training.watch import Probe, Watch
 from tests.conftest import random_model
@@ -26,7 +27,8 @@ def _tune(tiny, folder, n=24, probe=None, seed=3, **changes):
     loaded = dataclasses.replace(tiny("llama"), model=random_model("llama"))
     pairs = read_pairs(load_task("sentiment"), "sample", ("de", "zh"), limit=n // 2)
     settings = TrainSettings(**{**SETTINGS, **changes})
-    return tune(loaded, pairs, pairs[:4], folder, settings, seed=seed, probe=probe)
+    part = translation_part(loaded, pairs, settings)
+    return tune(loaded, [part], part.rows[:4], folder, settings, seed=seed, probe=probe)
 
 
 def _weights(model):
@@ -76,6 +78,16 @@ def test_kinds_of_lora_differ_from_lora(tiny, tmp_path, changes):
     assert not all(torch.equal(_weights(plain)[name], _weights(other)[name]) for name in shared)
     config = other.peft_config["default"]
     assert (config.use_rslora, config.use_dora) == (bool(changes.get("rslora")), bool(changes.get("dora")))
+
+
+def test_only_the_asked_blocks_get_an_adapter(tiny, tmp_path):
+    model, _ = _tune(tiny, tmp_path, lora_layers=(0.6, 1.0))
+    blocks = {int(name.split("layers.")[1].split(".")[0]) for name in _weights(model)}
+    assert blocks == {1, 2}  # of three, from 1.8 on
+    kinds = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in _weights(model)}
+    assert {"q_proj", "down_proj"} <= kinds
+    with pytest.raises(ValueError, match="got lora_layers 0.8, 0.2, expected two shares"):
+        TrainSettings(lora_layers=(0.8, 0.2))
 
 
 def test_full_tuning_changes_every_weight(tiny, tmp_path):
@@ -208,7 +220,8 @@ def test_a_loss_that_explodes_stops_with_its_step_and_rows(tiny, tmp_path):
     pairs = read_pairs(load_task("sentiment"), "sample", ("de", "zh"), limit=4)
     expected = r"training loss is [\d.]+ at step 1, expected at most 12.8 .*; rows (zh|de):q00.*no checkpoint yet"
     with pytest.raises(RunError, match=expected):
-        tune(loaded, pairs, [], tmp_path, TrainSettings(**SETTINGS), seed=3)
+        settings = TrainSettings(**SETTINGS)
+        tune(loaded, [translation_part(loaded, pairs, settings)], [], tmp_path, settings, seed=3)
 
 
 def test_unknown_target_modules_are_refused(tiny, tmp_path):

@@ -22,10 +22,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from glotlift.data.read import Table, paper_file, path_of, read_table
+from glotlift.data.parallel import QuestionFile, read_questions
+from glotlift.data.read import Table, paper_file, read_table
 from glotlift.errors import DataError, LanguageError, nearest, one_of
 from glotlift.languages import language
-from glotlift.tasks.load import sample_pattern
 from glotlift.tasks.task import Task
 
 DIRECTIONS = ("to-english", "from-english", "via:<lang>")
@@ -123,8 +123,7 @@ def read_pairs(
             return [pair for code in languages for pair in _finished(tables[code], code)]
         questions = _paper_questions(tables)
     else:
-        pattern = _sample(task, (*languages, common)) if source == "sample" else source
-        questions = _own_questions(task, pattern, (*languages, common), columns or {})
+        questions = _own_questions(task, source, (*languages, common), columns or {})
     is_reversed = direction == "from-english"
     return [pair for code in languages for pair in _pairs(questions, code, common, is_reversed)[:limit]]
 
@@ -153,35 +152,17 @@ def _pairs(questions: Mapping[str, _Questions], code: str, common: str, is_rever
     return pairs
 
 
-def _sample(task: Task, codes: tuple[str, ...]) -> str:
-    """Return the path pattern of the bundled questions."""
-    pattern = sample_pattern(task.name, "questions")
-    if pattern is None:
-        raise DataError(f"task {task.name!r} has no bundled questions; name a folder or a file pattern")
-    if missing := [code for code in codes if not path_of(pattern, code, (code,)).exists()]:
-        has = sorted(p.stem.removeprefix("questions_") for p in Path(pattern).parent.glob("questions_*.jsonl"))
-        raise DataError(f"no bundled questions of {task.name!r} in {', '.join(missing)}; there are: {' '.join(has)}")
-    return pattern
-
-
 def _own_questions(
-    task: Task, pattern: str, codes: tuple[str, ...], columns: Mapping[str, str]
+    task: Task, source: str, codes: tuple[str, ...], columns: Mapping[str, str]
 ) -> dict[str, _Questions]:
     """Return the questions of files that hold the task's fields."""
 
-    def questions(code: str) -> _Questions:
-        one_file = any("{lang}" in column for column in columns.values()) and "{lang}" not in pattern
-        table = read_table(Path(pattern) if one_file else path_of(pattern, code, codes))
+    def questions(code: str, file: QuestionFile) -> _Questions:
+        fields = list(file.rows.values())
+        names = {name: row for row, name in enumerate(file.rows)}
+        return _Questions(file.source, names, lambda row: task.question(code, fields[row]))
 
-        def prompt(row: int) -> str:
-            return task.question(
-                code,
-                {field: table.text(row, columns.get(field, field).replace("{lang}", code)) for field in task.fields},
-            )
-
-        return _Questions(table.source, {name: row for row, name in enumerate(table.ids())}, prompt)
-
-    return {code: questions(code) for code in codes}
+    return {code: questions(code, file) for code, file in read_questions(task, source, codes, columns).items()}
 
 
 # --- the paper's layout: rows `input` (question, instruction, both with a newline behind) and `answer` (in English)

@@ -115,14 +115,24 @@ def score_batches(
     share = [batch for batch in planned[process % n_processes :: n_processes] if not _has(done, batch)]
     if not share:
         return
+    readout = loaded.readout if variant == "tuned" else None
+    if readout is not None:
+        readout.check(prompts.labels, f"task {prompts.task!r}")
+        if not prefix_cache:
+            raise ModelError("got --no-prefix-cache with a readout, expected the cached pass, which taps its states")
     with loaded.as_variant(variant) as model:
         tokens = _scored_tokens(rows, prompts.prefix_sets + prompts.released_sets)
         if prefix_cache:
-            batches = run(model, rows, token_budget=token_budget, batches=share, tokens=tokens)
+            batches = run(model, rows, token_budget=token_budget, batches=share, tokens=tokens,
+                          last_states=readout is not None)  # fmt: skip
         else:
             batches = _plain(model, rows, share, tokens)
         for batch in batches:
             scores = _reduce(batch, rows, prompts, tokens)
+            if readout is not None and batch.last_states is not None:
+                read = readout.scores(batch.last_states).double().tolist()
+                scores = {index: _added(scores[index], each, readout.own)
+                          for index, each in zip(batch.rows, read, strict=True)}  # fmt: skip
             _check_finite(scores, prompts)
             yield scores
 
@@ -178,6 +188,19 @@ def _reduce(batch: Batch, rows: Sequence[Row], prompts: Prompts, tokens: Sequenc
             sequence, tuple(mass[k] for mass in masses), first, tuple(mass[k] for mass in released)
         )
     return scores
+
+
+def _added(scores: LabelScores, read: Sequence[float], own: float) -> LabelScores:
+    """Return scores with those of a readout: added to logarithms, and as factors of probability mass."""
+
+    def logs(values: Sequence[float]) -> tuple[float, ...]:
+        return tuple(own * value + more for value, more in zip(values, read, strict=True))
+
+    def masses(values: Sequence[float]) -> tuple[float, ...]:
+        return tuple(value**own * math.exp(more) for value, more in zip(values, read, strict=True)) if values else ()
+
+    return LabelScores(logs(scores.sequence), masses(scores.prefix_mass), logs(scores.first_token),
+                       masses(scores.prefix_mass_released))  # fmt: skip
 
 
 def _check_finite(scores: Mapping[int, LabelScores], prompts: Prompts) -> None:

@@ -32,6 +32,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from glotlift.errors import ModelError
 from glotlift.models.adapters import foreign_adapter
 from glotlift.models.linear import fast_linear
+from glotlift.models.readout import Readout, load_readout
+from glotlift.names import READOUT
 from glotlift.strict_json import read_json
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ class LoadedModel:
         fingerprint: digest of the weights and the dtype.
         adapter_fingerprint: digest of the adapter's weights, or of the tuned model's; None without one.
         tuned: the tuned model where all weights were tuned, so that base and tuned are two models; else None.
+        readout: what is added to the tuned variant's label scores where no weight was tuned; else None.
         foreign_adapter: a sentence where the adapter was made for another model, see `models.adapters`; else None.
     """
 
@@ -60,6 +63,7 @@ class LoadedModel:
     adapter_fingerprint: str | None = None
     tuned: Any = None
     foreign_adapter: str | None = None
+    readout: Readout | None = None
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -74,7 +78,8 @@ class LoadedModel:
     def as_variant(self, variant: str) -> Iterator[Any]:
         """Run with the adapter switched off (`base`) or on (`tuned`); yields the model, its linear layers made fast."""
         model = self.tuned if self.tuned is not None and variant == "tuned" else self.model
-        is_off = variant == "base" and self.adapter_fingerprint is not None and self.tuned is None
+        has_adapter = self.adapter_fingerprint is not None and self.tuned is None and self.readout is None
+        is_off = variant == "base" and has_adapter
         with fast_linear(model), model.disable_adapter() if is_off else nullcontext():
             yield model
 
@@ -86,8 +91,8 @@ def load_model(
 
     Args:
         name: hub id, local folder, `.gguf` file, or `demo`.
-        adapter: folder (or hub id) of a peft adapter, or the folder of a model whose weights were all tuned; None for
-            none.
+        adapter: folder (or hub id) of a peft adapter, the folder of a model whose weights were all tuned, or that of a
+            readout; None for none.
         dtype: one of `DTYPES`; `auto` is bfloat16 on a GPU that has it, else float32.
         device: `auto` (CUDA if there is one), or a device of torch.
         quantization: `4bit` loads the weights in four bits, with bitsandbytes, for training; else `none`.
@@ -98,13 +103,18 @@ def load_model(
     """
     source = model_source(name)
     is_model = adapter is not None and _is_whole_model(Path(adapter))
-    if adapter is not None and not is_model:
+    is_readout = adapter is not None and (Path(adapter) / READOUT).is_file()
+    if adapter is not None and not is_model and not is_readout:
         _check_adapter(Path(adapter))
     place, kind = place_and_dtype(device, dtype)
     tokenizer = load_tokenizer(name)
     model = _weights(name, source, kind, quantization)
-    adapter_fingerprint = tuned = None
-    if is_model:
+    adapter_fingerprint = tuned = readout = None
+    if is_readout:
+        text = model.config.get_text_config()
+        readout = load_readout(Path(str(adapter)), text.hidden_size, text.num_hidden_layers)
+        adapter_fingerprint = weights_fingerprint(str(adapter))
+    elif is_model:
         tuned, adapter_fingerprint = (
             _weights(str(adapter), str(adapter), kind, "none"),
             weights_fingerprint(str(adapter)),
@@ -121,7 +131,7 @@ def load_model(
     foreign = foreign_adapter(_files(adapter), name, _files(source), tensors_fingerprint(source)) if adapter else None
     if foreign:
         log.warning("%s: %s", adapter, foreign)
-    return LoadedModel(name, model, tokenizer, fingerprint, adapter_fingerprint, tuned, foreign)
+    return LoadedModel(name, model, tokenizer, fingerprint, adapter_fingerprint, tuned, foreign, readout)
 
 
 def _weights(name: str, source: str, dtype: torch.dtype, quantization: str) -> Any:

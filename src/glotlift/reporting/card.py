@@ -19,7 +19,7 @@ from glotlift.names import published_name
 from glotlift.reporting.across import grids, members, spreads
 from glotlift.reporting.figures import Figure, slug
 from glotlift.reporting.names import guarantee, listing, ordered
-from glotlift.reporting.opening import opening, translated
+from glotlift.reporting.opening import learned, opening, translated
 from glotlift.reporting.read import RunFiles
 from glotlift.reporting.table import beside, build_table, markdown_rows
 
@@ -81,6 +81,7 @@ def model_card(run: RunFiles, figures: Sequence[Figure], folder: str = "") -> st
         base_model=base_model(run.model),
         seen=listing(run.seen),
         translated=translated(run),
+        learned=learned(run),
         data=run.recipe.get("data") or {},
         settings=_settings(run.recipe.get("train") or {}),
         is_full=run.is_full,
@@ -107,7 +108,8 @@ def front_matter(run: RunFiles, folder: str = "") -> str:
     if terms := licence(run.model):
         content["license"] = terms[0]
     if run.is_tuned:
-        content["library_name"] = "transformers" if run.is_full or folder == "merged" else "peft"
+        library = "transformers" if run.is_full or folder == "merged" else "peft"
+        content["library_name"] = "glotlift" if "readout" in run.objective else library
     content["pipeline_tag"] = "text-generation"
     if languages := ordered([*codes, *run.seen]):
         content["language"] = languages

@@ -60,6 +60,21 @@ def translated(run: RunFiles) -> str:
     return f"from {seen} into {common}" if seen else f"into {common}"
 
 
+def learned(run: RunFiles) -> str:
+    """Return what the model learned, to stand behind `was tuned`: `to translate questions from German into English`."""
+    said = [_LEARNED[name].format(translated=translated(run), seen=listing(run.seen)) for name in run.objective
+            if name in _LEARNED]  # fmt: skip
+    return series(said) if said else "on questions without answers"
+
+
+_LEARNED = {
+    "translation": "to translate questions {translated}",
+    "consistency": "to answer questions in {seen} as it answers them in English",
+    "contrastive": "to represent questions in {seen} as it represents them in English",
+    "readout": "on questions in {seen} to say what the model says in English",
+}
+"""Objective -> what is learned by it; no answer is read for any of them."""
+
 # --- what was done
 
 
@@ -69,12 +84,16 @@ def _done(run: RunFiles) -> str:
     if not run.is_tuned:
         return f"{model} was evaluated on {tested}; nothing was tuned." if tested else ""
     if run.seen:
-        how = "in all its weights" if run.is_full else "with LoRA" if run.recipe else ""
         pairs = counted(run.audit["pairs"], "pair") if run.audit else ""
-        tuned = " ".join(filter(None, ("was tuned", how, "to translate questions", translated(run))))
+        how = "in all its weights" if run.is_full else "with LoRA" if run.recipe else ""
+        done = ("got a readout of a middle layer, fitted",) if "readout" in run.objective else ("was tuned", how)
+        tuned = " ".join(filter(None, (*done, learned(run))))
         done = f"{model} {tuned}{f' ({pairs})' if pairs else ''}"
     else:
         done = f"An adapter was put on {model}"
+    if (control := run.history.get("control", "none")) != "none":
+        answers = ", which reads right answers: a ceiling, no result without labels" if control == "gold" else ""
+        done = f"{done}, under the control {control}{answers}"
     if "tuned" not in run.scores.get("variants", ()) or not tested:
         return f"{done}; it was not evaluated, so what tuning changed is not known."
     return f"{done}, and evaluated before and after on {tested}."

@@ -93,6 +93,11 @@ class RunFiles:
         return (self.recipe.get("train") or {}).get("method") == "full"
 
     @property
+    def objective(self) -> tuple[str, ...]:
+        """What the model learned; translation where nothing says so, as in glotlift 0.1."""
+        return tuple(self.history.get("objective") or ("translation",))
+
+    @property
     def versions(self) -> dict[str, str]:
         """Package -> version; all versions where stages ran with different ones."""
         found: dict[str, dict[str, None]] = {}

@@ -216,6 +216,8 @@ class _History(_Shape):
     trainable_parameters: Count = 0
     tokens: Count = 0
     target_tokens: Count = 0
+    objective: dict[str, float] | None = None
+    control: str | None = None
 
 
 class _Certificate(_Shape):

@@ -1,7 +1,8 @@
 """Stage `data`: the question pairs of a recipe, and their audit.
 
 Reads: the questions that `data` of the recipe names, and the test items of `eval`, which the audit looks for in them.
-Writes: `data/pairs.jsonl`, `data/audit.json`. Fingerprint: all pairs and all test items.
+Writes: `data/pairs.jsonl`, `data/audit.json`, and for objectives that ask questions as evaluation does their fields,
+`data/questions.jsonl`. Fingerprint: all pairs and questions, and all test items.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from glotlift.data.audit import audit_pairs
+from glotlift.data.parallel import dump_questions, in_common, read_questions
 from glotlift.data.questions import QuestionPair, balance_pairs, dump_pairs, load_pairs, pivot, read_pairs
+from glotlift.errors import DataError, RecipeError
 from glotlift.evaluation.test_sets import TestSet, contents
 from glotlift.recipe import Recipe
 from glotlift.runs import write_json, write_text
@@ -22,6 +25,7 @@ from glotlift.tasks.load import load_task
 log = logging.getLogger("glotlift")
 
 PAIRS = "data/pairs.jsonl"
+QUESTIONS = "data/questions.jsonl"
 AUDIT = "data/audit.json"
 
 
@@ -51,6 +55,28 @@ def question_pairs(recipe: Recipe) -> list[QuestionPair]:
     return balance_pairs(pairs, settings.balance, _lengths(recipe, pairs) if settings.balance == "tokens" else None)
 
 
+def parallel_questions(recipe: Recipe) -> str:
+    """Return the questions that every language of a recipe has, English among them, as JSONL; "" where none are asked.
+
+    Raises:
+        UserError: the files hold finished pairs, or no questions with the same ids.
+    """
+    settings = recipe.data
+    if not recipe.train.asks_questions:
+        return ""
+    objective = " + ".join(recipe.train.objective)
+    if settings.direction != "to-english":
+        got = f"got data.direction {settings.direction} for train.objective {objective}"
+        raise RecipeError(f"{got}, expected to-english: what the model says in English is what it learns")
+    if Path(settings.source).is_dir():
+        got = f"{settings.source}: got a folder of finished pairs for train.objective {objective}"
+        raise DataError(f"{got}, expected files with the task's fields, as questions_{{lang}}.jsonl")
+    task = load_task(settings.task)
+    files = read_questions(task, settings.source, ("en", *settings.languages), settings.columns)
+    names = in_common(files)[: settings.limit]
+    return dump_questions(files, names)
+
+
 def audit_of(recipe: Recipe, pairs: Sequence[QuestionPair], test_sets: Mapping[str, TestSet]) -> dict[str, Any]:
     """Return the audit of a recipe's question pairs, see `glotlift.data.audit`."""
     items = [item for each in test_sets.values() for rows in each.items.values() for item in rows]
@@ -76,13 +102,16 @@ def _lengths(recipe: Recipe, pairs: Sequence[QuestionPair]) -> dict[str, int]:
 def _fingerprint(run: OpenRun) -> str:
     from glotlift.models.load import digest
 
-    return digest(dump_pairs(question_pairs(run.recipe)), contents(run.test_sets))
+    asked = [text] if (text := parallel_questions(run.recipe)) else []
+    return digest(dump_pairs(question_pairs(run.recipe)), contents(run.test_sets), *asked)
 
 
 def _do(run: OpenRun) -> dict[str, Any]:
     pairs = question_pairs(run.recipe)
     audit = audit_of(run.recipe, pairs, run.test_sets)
     write_json(run.path / AUDIT, audit)
+    if questions := parallel_questions(run.recipe):
+        write_text(run.path / QUESTIONS, questions)
     write_text(run.path / PAIRS, dump_pairs(pairs))
     flags = ", ".join(f"{count} {flag}" for flag, count in audit["flags"].items()) or "none flagged"
     log.info("data: %d question pairs in %s (%s)", len(pairs), " ".join(run.recipe.data.languages), flags)

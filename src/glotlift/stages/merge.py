@@ -10,6 +10,7 @@ import logging
 from pathlib import Path
 
 from glotlift.data.questions import split_validation
+from glotlift.names import READOUT
 from glotlift.runs import write_json
 from glotlift.stages.data import DATA, pairs_of
 from glotlift.stages.stage import OpenRun, Stage, open_run, walk
@@ -60,6 +61,9 @@ def _is_needless(run: OpenRun) -> bool:
     is_whole_model = (adapter / "config.json").is_file()
     if is_whole_model:
         log.info("merge: nothing to do, all weights were tuned; the model is %s", adapter)
+    if (adapter / READOUT).is_file():
+        log.info("merge: nothing to do, a readout is no part of the model's weights; it stays in %s", adapter)
+        return True
     return is_whole_model
 
 

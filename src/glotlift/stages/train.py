@@ -22,12 +22,21 @@ from glotlift.names import published_name
 from glotlift.processes import processes
 from glotlift.recipe import Recipe, load_recipe
 from glotlift.runs import write_folder, write_json
-from glotlift.stages.data import DATA, audit_of, pairs_of, question_pairs
+from glotlift.stages.data import DATA, QUESTIONS, audit_of, pairs_of, question_pairs
 from glotlift.stages.stage import OpenRun, Stage, open_run, walk
 from glotlift.tasks.load import load_task
 from glotlift.training.settings import PRESETS
 
 log = logging.getLogger("glotlift")
+
+CONTROLS = {
+    "shuffled-teacher": "every question is taught another one's answer; what this gains, the recipe gains without it",
+    "own-language-teacher": "every language is taught its own answers, so there is nothing to learn",
+    "constant-teacher": "every question is taught the same answer",
+    "gold": "RIGHT ANSWERS ARE READ: this is the ceiling, no result without labels",
+    "shuffled-pairs": "every question is paired with another one's English version",
+}
+"""Control -> what to know of a run that has it."""
 
 ADAPTER = "adapter"
 CHECKPOINTS = "checkpoints"
@@ -65,7 +74,9 @@ def inspect_training(recipe: Recipe | str | Path, *, settings: Sequence[str] = (
     """
     from glotlift.models.load import load_tokenizer
     from glotlift.tasks.markup import layout_text
+    from glotlift.training.objective import Part
     from glotlift.training.rows import inspect_rows, tokenize_pairs
+    from glotlift.training.translation import Translation
 
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, settings)
     pairs = question_pairs(recipe)
@@ -73,19 +84,22 @@ def inspect_training(recipe: Recipe | str | Path, *, settings: Sequence[str] = (
     training, _ = split_validation(pairs, recipe.data.validation_fraction, recipe.seed)
     tokenizer = load_tokenizer(recipe.model)
     rows = tokenize_pairs(tokenizer, training, recipe.train, layout_text(load_task(recipe.data.task)))
-    return {"languages": inspect_rows(tokenizer, rows), "estimate": _estimate(recipe, rows), "audit": audit}
+    part = Part("translation", Translation(0), rows, 1.0, recipe.train.batch_size)
+    return {"languages": inspect_rows(tokenizer, rows), "estimate": _estimate(recipe, [part]), "audit": audit}
 
 
-def _estimate(recipe: Recipe, rows: Sequence[Any]) -> Any:
+def _estimate(recipe: Recipe, parts: Sequence[Any]) -> Any:
     from glotlift.models.load import model_source, place_and_dtype
     from glotlift.training.estimate import estimate
-    from glotlift.training.order import step_order
+    from glotlift.training.objective import in_order
 
     settings = recipe.train
-    lengths = [len(row.input_ids) for row in rows]
-    order = step_order(lengths, epochs=settings.epochs, batch_size=settings.batch_size, seed=recipe.seed)
+    rows = in_order(parts, epochs=settings.epochs, micro_batch_size=settings.micro_batch_size, seed=recipe.seed)
+    steps = len(rows) // sum(part.batch_size for part in parts)
     device, dtype = place_and_dtype(recipe.device, recipe.dtype)
-    return estimate(model_source(recipe.model), [rows[index] for index in order], settings, dtype=dtype, device=device)
+    return estimate(
+        model_source(recipe.model), [each.row for each in rows], steps, settings, dtype=dtype, device=device
+    )
 
 
 def _fingerprint(run: OpenRun) -> str:
@@ -94,31 +108,41 @@ def _fingerprint(run: OpenRun) -> str:
     recipe = run.recipe
     settings = recipe.train.model_dump(mode="json", exclude={"preset", "report_to", "save_steps"})
     held_out = recipe.data.validation_fraction
-    return digest((dump_pairs(pairs_of(run)), held_out, settings, run.base_fingerprint, recipe.dtype, recipe.seed))
+    asked = [(run.path / QUESTIONS).read_text(encoding="utf-8")] if recipe.train.asks_questions else []
+    return digest(
+        (dump_pairs(pairs_of(run)), *asked, held_out, settings, run.base_fingerprint, recipe.dtype, recipe.seed)
+    )
 
 
 def _do(run: OpenRun) -> dict[str, Any]:
-    from glotlift.models.load import load_model, load_tokenizer, model_source, tensors_fingerprint
-    from glotlift.tasks.markup import layout_text
-    from glotlift.training.rows import tokenize_pairs
+    from glotlift.models.load import load_model, model_source, tensors_fingerprint
+    from glotlift.stages.objectives import parts_of, readout_of
     from glotlift.training.tune import tune
 
     recipe, settings = run.recipe, run.recipe.train
     if settings.preset != "default":
         log.info("train: preset %s; not published: %s", settings.preset, PRESETS[settings.preset].unpublished)
+    if settings.control != "none":
+        log.warning("train: control %s: %s", settings.control, CONTROLS[settings.control])
     pairs = pairs_of(run)
     training, validation = split_validation(pairs, recipe.data.validation_fraction, recipe.seed)
-    layout = layout_text(load_task(recipe.data.task))
-    rows = tokenize_pairs(load_tokenizer(recipe.model), training, settings, layout)
-    log.info("train: %d pairs, %d held out, on %s; %s",
-             len(training), len(validation), recipe.model, _estimate(recipe, rows).sentence())  # fmt: skip
     loaded = load_model(recipe.model, dtype=recipe.dtype, device=recipe.device, quantization=settings.quantization)
-    model, history = tune(
-        loaded, training, validation, run.path / CHECKPOINTS / _fingerprint(run), settings,
-        layout=layout, seed=recipe.seed, probe=_probe(recipe, loaded),
-    )  # fmt: skip
     base = {"base_model": recipe.model, "base_fingerprint": tensors_fingerprint(model_source(recipe.model))}
-    history |= {"seen": _sources(pairs), "pivot": pivot(recipe.data.direction), **base}
+    about = {"seen": _sources(pairs), "pivot": pivot(recipe.data.direction), **base,
+             "objective": settings.objective, "control": settings.control}  # fmt: skip
+    if "readout" in settings.objective:
+        readout, found = readout_of(run, loaded, validation)
+        if processes().is_first:
+            _save_readout(readout, {"log": [], "validation_loss": {}, **about, "readout": found}, run.path / ADAPTER)
+        return {"layer": readout.layer}
+    parts, held_out = parts_of(run, loaded, training, validation)
+    log.info("train: %s on %s; %s", " and ".join(f"{len(part.rows)} rows of {part.name}" for part in parts),
+             recipe.model, _estimate(recipe, parts).sentence())  # fmt: skip
+    model, history = tune(
+        loaded, parts, held_out, run.path / CHECKPOINTS / _fingerprint(run), settings,
+        seed=recipe.seed, probe=_probe(recipe, loaded),
+    )  # fmt: skip
+    history |= about
     if processes().is_first:
         _save_tuned(model, loaded, history, run.path / ADAPTER)
     return {"validation_loss": history["validation_loss"]}
@@ -166,6 +190,16 @@ def _save_tuned(model: Any, loaded: Any, history: Mapping[str, Any], target: Pat
         else:
             model.save_pretrained(folder)
             loaded.tokenizer.save_pretrained(folder)
+        write_json(folder / "history.json", history)
+
+    write_folder(target, save)
+
+
+def _save_readout(readout: Any, history: Mapping[str, Any], target: Path) -> None:
+    from glotlift.models.readout import save_readout
+
+    def save(folder: Path) -> None:
+        save_readout(readout, folder)
         write_json(folder / "history.json", history)
 
     write_folder(target, save)

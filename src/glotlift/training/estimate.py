@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from glotlift.models.head import language_model_head
 from glotlift.models.linear import product
-from glotlift.training.rows import TokenRow
+from glotlift.training.objective import LearnedRow
 from glotlift.training.settings import TrainSettings
 
 _SHARE = 0.6
@@ -74,13 +74,20 @@ class Estimate:
 
 
 def estimate(
-    source: str, in_order: Sequence[TokenRow], settings: TrainSettings, *, dtype: torch.dtype, device: torch.device
+    source: str,
+    rows: Sequence[LearnedRow],
+    steps: int,
+    settings: TrainSettings,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Estimate:
     """Return what training will take; the model is built without weights.
 
     Args:
         source: what transformers loads, see `glotlift.models.load.model_source`.
-        in_order: the rows of all steps, see `glotlift.training.order.step_order`.
+        rows: of all steps, see `glotlift.training.objective.in_order`.
+        steps: optimizer steps.
         settings: of training.
         dtype: of the weights.
         device: that trains.
@@ -94,20 +101,20 @@ def estimate(
     in_blocks = sum(m.weight.numel() for m in blocks)
     in_head = sum(p.numel() for p in head.parameters())
     parameters = sum(p.numel() for p in model.parameters())
-    tokens, targets = sum(len(row.input_ids) for row in in_order), sum(row.n_targets for row in in_order)
+    tokens, targets = sum(row.length for row in rows), sum(row.weight for row in rows)
     is_full = settings.method == "full"
     # forward, gradient of the inputs, with all weights tuned theirs too, and forward once more
     passes = 2 + 2 + (2 if is_full else 0) + (2 if settings.gradient_checkpointing else 0)
-    keys = 4 * text.hidden_size * text.num_hidden_layers * sum(len(row.input_ids) ** 2 for row in in_order) * passes / 4
+    keys = 4 * text.hidden_size * text.num_hidden_layers * sum(row.length**2 for row in rows) * passes / 4
     operations = passes * in_blocks * tokens + 4 * in_head * targets + keys
     chosen = [] if is_full else _chosen(model, head, settings.target_modules)
     trained = parameters if is_full else settings.rank * sum(sum(m.weight.shape) for m in chosen)
-    longest = max(len(row.input_ids) for row in in_order) * settings.micro_batch_size
+    longest = max(row.length for row in rows) * settings.micro_batch_size
     kept = 1 if settings.gradient_checkpointing else _KEPT + 4 * text.intermediate_size / text.hidden_size
     width = torch.empty(0, dtype=dtype).element_size()
     return Estimate(
         parameters,
-        len(in_order) // settings.batch_size,
+        steps,
         tokens,
         targets,
         operations,

@@ -44,3 +44,38 @@ def step_order(lengths: Sequence[int], *, epochs: float, batch_size: int, seed: 
             draw.shuffle(cut)
             steps += cut
     return [row for step in steps[:n_steps] for row in step]
+
+
+def language_order(
+    languages: Sequence[str], epochs: float, batch_size: int, micro_batch_size: int, seed: int
+) -> list[int]:
+    """Return row numbers, step by step, the rows of a micro-batch of one language: they share its demonstrations.
+
+    A pass is cut, language by language, into micro-batches of rows drawn at random; what is left of a language, fewer
+    than a micro-batch, is filled up from its next pass. Micro-batches come in random order.
+
+    Args:
+        languages: of every row; at least one row.
+        epochs: passes over the rows.
+        batch_size: rows of an optimizer step, a multiple of `micro_batch_size`.
+        micro_batch_size: rows of a forward pass.
+        seed: of the shuffles.
+
+    Returns:
+        `ceil(rows x epochs / batch_size)` steps of `batch_size` row numbers.
+    """
+    draw = random.Random(seed)
+    n_batches = math.ceil(len(languages) * epochs / batch_size) * (batch_size // micro_batch_size)
+    own = {code: [row for row, each in enumerate(languages) if each == code] for code in dict.fromkeys(languages)}
+    left: dict[str, list[int]] = {code: [] for code in own}
+    batches: list[list[int]] = []
+    while len(batches) < n_batches:
+        drawn = []
+        for code, rows in own.items():
+            waiting = left[code] + draw.sample(rows, len(rows))
+            whole = len(waiting) - len(waiting) % micro_batch_size
+            drawn += [waiting[start : start + micro_batch_size] for start in range(0, whole, micro_batch_size)]
+            left[code] = waiting[whole:]
+        draw.shuffle(drawn)
+        batches += drawn
+    return [row for batch in batches[:n_batches] for row in batch]

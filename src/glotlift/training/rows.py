@@ -51,9 +51,19 @@ class TokenRow:
     control: tuple[str, ...] = ()
 
     @property
+    def length(self) -> int:
+        """Tokens that run."""
+        return len(self.input_ids)
+
+    @property
     def n_targets(self) -> int:
         """Tokens that are learned."""
         return sum(label != IGNORED for label in self.labels)
+
+    @property
+    def weight(self) -> int:
+        """Every learned token counts the same."""
+        return self.n_targets
 
 
 def tokenize_pairs(
@@ -70,7 +80,7 @@ def tokenize_pairs(
         tokenizer: of the model.
         pairs: the pairs.
         settings: `prompt_format`, one of `PROMPT_FORMATS`; `max_length`, tokens a row may have; `too_long`, `error`
-            refuses a longer row, `truncate` cuts its end off.
+            refuses a longer row, `truncate` cuts its end off; `cue`, what becomes of the answer cue, see `cue_of`.
         layout: from `glotlift.tasks.markup.layout_text`; control strings in it are tokens in the pairs too.
 
     Raises:
@@ -85,6 +95,9 @@ def tokenize_pairs(
     end = _end(tokenizer, prompt_format)
     quoted = _quoted(tokenizer, pairs, layout)
     control = _control(tokenizer, pairs, quoted)
+    cues = [cue_of(pair.target, layout) if settings.cue != "kept" else "" for pair in pairs]
+    if settings.cue == "stripped":
+        quoted = [replace(pair, target=pair.target.removesuffix(cue)) for pair, cue in zip(quoted, cues, strict=True)]
     texts = [_texts(tokenizer, pair, prompt_format) for pair in quoted]
     special = prompt_format != "chat"  # a chat template writes the start token itself
     encoded = encode(tokenizer, [part for text in texts for part in (text[0], text[0] + text[1])], special=special)
@@ -98,6 +111,8 @@ def tokenize_pairs(
             continue
         learned = [*target, *end]
         tokens, labels = prompt[:n_read] + learned, [IGNORED] * n_read + learned
+        if settings.cue == "masked" and cues[index]:
+            labels = _masked(tokenizer, texts[index], cues[index], tokens, labels, special)
         n_cut = max(len(tokens) - max_length, 0)
         row = TokenRow(pair.id, pair.language, tokens[:max_length], labels[:max_length], n_cut, control.get(index, ()))
         if fault := _fault(row, pair, len(tokens), max_length, settings.too_long):
@@ -109,6 +124,34 @@ def tokenize_pairs(
             f"{len(faults)} of {len(pairs)} pairs cannot be trained on:\n  " + "\n  ".join(faults[:10]) + more
         )
     return rows
+
+
+def cue_of(target: str, layout: str) -> str:
+    """Return the answer cue that a target ends in, line break and all; "" where its last line is none.
+
+    It is a line of the task's own layout, or one of an opening quote or colon at its end, as in the paper's files.
+
+    Args:
+        target: a question with its cue.
+        layout: see `tokenize_pairs`.
+    """
+    before, line_break, last = target.rpartition("\n")
+    is_cue = last in layout.split("\n") or last.rstrip(' "„“«「').endswith((":", "："))
+    return line_break + last if before.strip() and last and is_cue else ""
+
+
+def _masked(
+    tokenizer: PreTrainedTokenizerBase,
+    text: tuple[str, str],
+    cue: str,
+    tokens: list[int],
+    labels: list[int],
+    special: bool,
+) -> list[int]:
+    """Return labels without those of the cue, of what is behind it, and of a token that spans its beginning."""
+    (kept,) = encode(tokenizer, [text[0] + text[1][: text[1].rindex(cue)]], special=special)
+    n_same = next((i for i, (a, b) in enumerate(zip(kept, tokens, strict=False)) if a != b), len(kept))
+    return [label if position < n_same else IGNORED for position, label in enumerate(labels)]
 
 
 def _fault(row: TokenRow, pair: QuestionPair, length: int, max_length: int, too_long: str) -> str | None:

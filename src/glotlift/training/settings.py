@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from glotlift.fields import Codes, Count, Fraction
+from glotlift.fields import Codes, Count, Fraction, Natural
 from glotlift.schema import Frozen
 
 
@@ -25,10 +25,56 @@ class ProbeSettings(Frozen):
     patience: Count = 3
 
 
+TUNED = ("translation", "consistency", "contrastive")
+"""Objectives that tune weights, alone or together."""
+
+CLOSED_FORM = ("readout", "steering")
+"""Objectives that tune none: what they learn is computed, and stands beside the model."""
+
+OBJECTIVES = (*TUNED, *CLOSED_FORM)
+
+
+def _weights(value: Any) -> Any:
+    if isinstance(value, str):
+        value = {value: 1.0}
+    if not isinstance(value, dict):
+        return value
+    if not value or any(name not in OBJECTIVES for name in value):
+        got = ", ".join(map(str, value)) or "none"
+        raise ValueError(f"got {got}, expected one of {', '.join(OBJECTIVES)}, or several with a weight each")
+    if len(value) > 1 and (alone := [name for name in value if name in CLOSED_FORM]):
+        raise ValueError(f"got {alone[0]} together with others, expected it alone: it tunes no weights")
+    return value
+
+
+Objectives = Annotated[dict[str, Annotated[float, Field(gt=0)]], BeforeValidator(_weights)]
+"""Objective -> weight of its loss; one name stands for itself."""
+
+
+Control = Literal["none", "shuffled-teacher", "own-language-teacher", "constant-teacher", "gold", "shuffled-pairs"]
+"""What stands in the teacher's place."""
+
+
 class TrainSettings(Frozen):
-    """Tuning on question pairs.
+    """Tuning on questions without answers.
 
     Attributes:
+        objective: what is learned: `translation` (arXiv 2405.13816), `consistency`, `contrastive`, or several with a
+            weight each; or, without tuning a weight, `readout` or `steering`. See docs/training.md.
+        cue: what becomes of the answer cue at the end of a translation's target: `kept`, as published, `masked` (read
+            and not learned, nor the end behind it), or `stripped`.
+        replay: weight of the divergence from the base model on English prompts, where labels are scored and inside the
+            question; 0 for none.
+        teacher: whose answers `consistency` and `readout` take over: the base model's in `english`, or of the
+            `ensemble` of English and all languages of the questions.
+        center: what a language's mean label score is held to: its own in the base (`language`), none (`zero`),
+            English's (`prior`); see `glotlift.training.teacher`.
+        control: what stands in the teacher's place, to see what the recipe gains without it. `shuffled-pairs` gives
+            every question another one's English version, in any objective. `gold` is the ceiling, and the only setting
+            that reads right answers.
+        layer: where `contrastive` compares states, as a share of the depth.
+        answers: answer words of the prompts that are learned from, see `glotlift.tasks.task.Task.answers`.
+        num_fewshot: demonstrations of these prompts; as many as the task file shows by default.
         preset: gives the settings that are not written: `default` (ours), `paper` (arXiv 2405.13816) or `qalign`
             (NJUNLP/QAlign); see `PRESETS`.
         method: `lora`, or `full` for all weights.
@@ -39,6 +85,7 @@ class TrainSettings(Frozen):
         dora: weight-decomposed LoRA (arXiv 2402.09353).
         quantization: `4bit` to load the base's weights so (QLoRA, arXiv 2305.14314).
         target_modules: names of linear layers, or `all-linear`.
+        lora_layers: which blocks get an adapter, as shares of the depth: `[0.6, 1]` for the upper two fifths.
         prompt_format: see `glotlift.training.rows.PROMPT_FORMATS`.
         learning_rate: peak of the schedule.
         scheduler: its shape, one of transformers' names.
@@ -57,6 +104,15 @@ class TrainSettings(Frozen):
     """
 
     preset: Literal["default", "paper", "qalign"] = "default"
+    objective: Objectives = {"translation": 1.0}
+    cue: Literal["kept", "masked", "stripped"] = "stripped"
+    replay: float = Field(0.0, ge=0)
+    teacher: Literal["english", "ensemble"] = "english"
+    center: Literal["language", "zero", "prior"] = "language"
+    control: Control = "none"
+    layer: float = Field(0.5, gt=0, le=1)
+    answers: str = "own"
+    num_fewshot: Natural | None = None
     method: Literal["lora", "full"] = "lora"
     rank: Count = 16
     alpha: Count = 32
@@ -65,6 +121,7 @@ class TrainSettings(Frozen):
     dora: bool = False
     quantization: Literal["none", "4bit"] = "none"
     target_modules: str | tuple[str, ...] = "all-linear"
+    lora_layers: tuple[float, float] = (0.0, 1.0)
     prompt_format: Literal["plain", "alpaca", "chat"] = "plain"
     learning_rate: float = Field(2e-4, gt=0)
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
@@ -81,6 +138,11 @@ class TrainSettings(Frozen):
     probe: ProbeSettings | None = None
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
 
+    @property
+    def asks_questions(self) -> bool:
+        """Whether questions are asked as evaluation does, so that their fields are needed, not only their text."""
+        return set(self.objective) != {"translation"} or self.replay > 0
+
     @model_validator(mode="before")
     @classmethod
     def _from_preset(cls, value: Any) -> Any:
@@ -92,6 +154,13 @@ class TrainSettings(Frozen):
         if self.batch_size % self.micro_batch_size:
             got = f"batch_size {self.batch_size} and micro_batch_size {self.micro_batch_size}"
             raise ValueError(f"got {got}, expected the second to divide the first")
+        low, high = self.lora_layers
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"got lora_layers {low:g}, {high:g}, expected two shares of the depth such as 0.6, 1")
+        is_taught = {"consistency", "readout"} & set(self.objective)
+        if self.control not in ("none", "shuffled-pairs") and not is_taught:
+            raise ValueError(f"got control {self.control} for {' + '.join(self.objective)}, which has no teacher; "
+                             "expected shuffled-pairs or none")  # fmt: skip
         if self.method == "full":
             lora_only = {"rslora": self.rslora, "dora": self.dora, "quantization": self.quantization != "none"}
             if wrong := [name for name, given in lora_only.items() if given]:
@@ -123,7 +192,7 @@ PRESETS = {
             "method": "lora", "rank": 8, "alpha": 16, "target_modules": ["q_proj", "v_proj"], "learning_rate": 5e-5,
             "scheduler": "cosine", "warmup_fraction": 0.1, "epochs": 3, "batch_size": 16, "micro_batch_size": 4,
             "max_length": 2048, "too_long": "truncate", "dropout": 0.0, "weight_decay": 0.0, "max_grad_norm": 1.0,
-            "prompt_format": "alpaca",
+            "prompt_format": "alpaca", "cue": "kept",
         },
         {"validation_fraction": 0.05},
         None,
@@ -134,7 +203,7 @@ PRESETS = {
         {
             "method": "full", "learning_rate": 2e-5, "epochs": 3, "batch_size": 128, "scheduler": "cosine",
             "warmup_fraction": 0.03, "max_length": 512, "too_long": "truncate", "weight_decay": 0.0,
-            "max_grad_norm": 1.0, "prompt_format": "alpaca",
+            "max_grad_norm": 1.0, "prompt_format": "alpaca", "cue": "kept",
         },
         {},
         1234,

@@ -24,7 +24,7 @@ from glotlift.errors import Interrupted, OutputError, RunError
 from glotlift.progress import track
 from glotlift.runs import write_atomic, write_json
 from glotlift.strict_json import read_json
-from glotlift.training.rows import TokenRow
+from glotlift.training.objective import Placed
 
 WHOLE = "whole"
 """Name of the file that a checkpoint gets last."""
@@ -63,7 +63,7 @@ class Watch(TrainerCallback):
     """
 
     def __init__(
-        self, folder: Path, rows: Sequence[TokenRow], batch_size: int, vocab_size: int, probe: Probe | None
+        self, folder: Path, rows: Sequence[Placed], batch_size: int, vocab_size: int, probe: Probe | None
     ) -> None:
         self.folder, self.rows, self.batch_size, self.probe = folder, rows, batch_size, probe
         self.limit = 2 * math.log(vocab_size)
@@ -80,7 +80,7 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         """Show a bar of what is left to do; what a checkpoint holds took no time here."""
         left = self.rows[state.global_step * self.batch_size :]
-        self._shown = track("train", sum(len(row.input_ids) for row in left), "tokens")
+        self._shown = track("train", sum(row.length for row in left), "tokens")
         self._advance = self._shown.__enter__()
         if state.global_step and self.probe is not None:
             self.probes = read_json(self._checkpoint(state) / _PROBES, OutputError)
@@ -136,11 +136,11 @@ class Watch(TrainerCallback):
     def _checkpoint(self, state: Any) -> Path:
         return self.folder / f"checkpoint-{state.global_step}"
 
-    def _step(self, index: int) -> Sequence[TokenRow]:
+    def _step(self, index: int) -> Sequence[Placed]:
         return self.rows[index * self.batch_size : (index + 1) * self.batch_size]
 
     def _tokens(self, index: int) -> int:
-        return sum(len(row.input_ids) for row in self._step(index))
+        return sum(row.length for row in self._step(index))
 
     def _run_probe(self, probe: Probe, model: Any, state: Any, control: Any) -> None:
         is_training = model.training

@@ -7,11 +7,11 @@ from peft import LoraConfig, get_peft_model
 from glotlift.data.questions import read_pairs
 from glotlift.models import head
 from glotlift.tasks.load import load_task
-from glotlift.training import objective
+from glotlift.training import translation
 from glotlift.training.head_loss import can_stream
-from glotlift.training.objective import Collator, target_loss
 from glotlift.training.rows import tokenize_pairs
 from glotlift.training.settings import TrainSettings
+from glotlift.training.translation import Translation
 from tests.conftest import FAMILIES, random_model
 
 
@@ -35,7 +35,13 @@ def _tuned(family):
 def _batch(tiny, family):
     # transformers' eager attention, which Gemma 2 has, gives NaN for padded rows in fp64
     rows = _rows(tiny(family))
-    return Collator(0)(rows[:1] if family == "gemma2" else rows)
+    return Translation(0).collate(rows[:1] if family == "gemma2" else rows)
+
+
+def target_loss(model, batch, n_targets=None):
+    """Return the mean over the batch's targets, or the sum over a number of them."""
+    n_targets = n_targets or int((batch["labels"] != -100).sum())
+    return Translation(0).loss(model, batch) / n_targets
 
 
 def _gradients(model, loss):
@@ -70,14 +76,14 @@ def test_the_streamed_loss_is_the_table_of_logits_to_the_last_digits(tiny, famil
     model, batch = _tuned(family), _batch(tiny, family)
     monkeypatch.setitem(head._TILE, "cpu", 9000)
     streamed = _gradients(model, target_loss(model, batch))
-    monkeypatch.setattr(objective, "can_stream", lambda _model: False)
+    monkeypatch.setattr(translation, "can_stream", lambda _model: False)
     table = _gradients(model, target_loss(model, batch))
     for name, gradient in streamed.items():
         torch.testing.assert_close(gradient, table[name], atol=1e-12, rtol=1e-9, msg=name)
 
 
 def test_full_tuning_gives_the_tied_head_its_gradient(tiny):
-    model, batch = random_model("gemma3").double().eval(), Collator(0)(_rows(tiny("gemma3")))
+    model, batch = random_model("gemma3").double().eval(), Translation(0).collate(_rows(tiny("gemma3")))
     assert not can_stream(model)
     expected = _gradients(model, _own_loss(model, batch))
     found = _gradients(model, target_loss(model, batch))
@@ -90,12 +96,12 @@ def test_an_adapter_on_the_head_is_trained(tiny):
     torch.manual_seed(5)
     model = get_peft_model(random_model("llama").double(), LoraConfig(r=2, target_modules=["lm_head"])).eval()
     assert not can_stream(model)
-    loss = target_loss(model, Collator(0)(_rows(tiny("llama"))))
+    loss = target_loss(model, Translation(0).collate(_rows(tiny("llama"))))
     assert any("lora_B" in name and gradient.abs().max() > 0 for name, gradient in _gradients(model, loss).items())
 
 
 def test_extreme_logits_stay_finite(tiny):
-    model, batch = _tuned("llama"), Collator(0)(_rows(tiny("llama")))
+    model, batch = _tuned("llama"), Translation(0).collate(_rows(tiny("llama")))
     for parameter in model.get_base_model().lm_head.parameters():
         parameter.data.mul_(1e4)
     loss = target_loss(model, batch)
@@ -105,7 +111,7 @@ def test_extreme_logits_stay_finite(tiny):
 
 def test_loss_and_gradients_do_not_depend_on_the_micro_batch(tiny):
     loaded, model = tiny("gemma3"), _tuned("gemma3")
-    rows, collate = _rows(loaded, 8), Collator(0)
+    rows, collate = _rows(loaded, 8), Translation(0).collate
     n_targets = sum(row.n_targets for row in rows)
 
     def accumulated(size):

@@ -1,0 +1,179 @@
+"""Objectives as runs: what each leaves, what it refuses, and that none reads an answer."""
+
+import json
+
+import pytest
+
+from glotlift.errors import DataError, ModelError, RecipeError
+from glotlift.models.readout import load_readout
+from glotlift.recipe import Recipe
+from glotlift.stages.evaluate import evaluate
+from glotlift.stages.merge import merge
+from glotlift.stages.run import run
+from glotlift.stages.train import train
+
+TEXTS = [f"This is question number {n}, and it is {'good' if n % 3 else 'bad'}." for n in range(14)]
+
+
+def questions(folder, gold=True, drop=()):
+    folder.mkdir(exist_ok=True)
+    for code in ("en", "de", "sw"):
+        rows = [{"id": f"q{n}", "text": f"{code}: {text}"} for n, text in enumerate(TEXTS) if (code, n) not in drop]
+        if gold:
+            rows = [{**row, "label": ["positive", "negative"][n % 2]} for n, row in enumerate(rows)]
+        (folder / f"{code}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder / "{lang}.jsonl")
+
+
+@pytest.fixture
+def recipe(tiny_folder, tmp_path):
+    def make(source=None, data=None, **training):
+        content = {
+            "name": "small",
+            "model": str(tiny_folder),
+            "data": {
+                "task": "sentiment",
+                "source": source or questions(tmp_path / "questions"),
+                "languages": ["de", "sw"],
+                "validation_fraction": 0.2,
+                **(data or {}),
+            },
+            "train": {"rank": 2, "batch_size": 4, "micro_batch_size": 2, "epochs": 1, "answers": "english", **training},
+            "eval": {"tasks": [{"task": "sentiment", "limit": 4}], "languages": ["en", "de", "fr"]},
+            "explain": {"languages": ["en", "de"], "limit": 4},
+        }
+        return Recipe.model_validate(content)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"objective": "consistency"},
+        {"objective": "consistency", "teacher": "ensemble", "replay": 0.5},
+        {"objective": "contrastive"},
+        {"objective": {"consistency": 1.0, "translation": 0.25, "contrastive": 0.1}},
+    ],
+)
+def test_tuned_objectives_leave_an_adapter_that_evaluates(recipe, tmp_path, training):
+    folder = train(recipe(**training), tmp_path / "run")
+    history = json.loads((folder / "history.json").read_text())
+    assert set(history["objective"]) <= set(history["parts"])
+    assert ("replay" in history["parts"]) == ("replay" in training)
+    assert all(part["rows_seen"] for part in history["parts"].values())
+    scores = evaluate(
+        model=history["base_model"], adapter=str(folder), languages="en,de", limit=4, output_path=tmp_path
+    )
+    assert scores["glotlift"]["variants"] == ["base", "tuned"]
+
+
+def test_a_readout_goes_through_a_whole_run(recipe, tmp_path, monkeypatch):
+    folder = run(recipe(objective="readout"), tmp_path / "run")
+    readout = load_readout(folder / "adapter", 32, 3)
+    assert 1 <= readout.layer <= 3 and readout.labels == ("positive", "negative")
+    assert not (folder / "merged").exists()
+    history = json.loads((folder / "adapter" / "history.json").read_text())
+    assert (
+        history["readout"]["chosen"]["agreement"] >= history["readout"]["without"] - 1e-9 or history["readout"]["tried"]
+    )
+    scores = json.loads((folder / "scores.json").read_text())["glotlift"]
+    assert scores["variants"] == ["base", "tuned"]
+    base, tuned = (
+        (folder / "predictions" / variant / "sentiment" / "fr.parquet").read_bytes() for variant in ("base", "tuned")
+    )
+    assert base != tuned
+    assert "got a readout of a middle layer, fitted on questions in German and Swahili" in (
+        folder / "README.md"
+    ).read_text(encoding="utf-8")
+    assert "library_name: glotlift" in (folder / "adapter" / "README.md").read_text(encoding="utf-8")
+    merge(folder)
+    assert not (folder / "merged").exists()
+
+
+def test_a_readout_is_of_one_task_and_one_shape_of_model(recipe, tmp_path, tiny_folder):
+    folder = train(recipe(objective="readout"), tmp_path / "run")
+    (tmp_path / "nli_de.jsonl").write_text('{"premise": "a", "hypothesis": "b", "label": "entailment"}\n')
+    nli = str(tmp_path / "nli_{lang}.jsonl")
+    asked = {"model": str(tiny_folder), "adapter": str(folder), "languages": "de", "limit": 2, "output_path": tmp_path}
+    with pytest.raises(ModelError, match="got a readout of the labels positive, negative, expected one of entailment"):
+        evaluate(tasks="nli", source=nli, **asked)
+    with pytest.raises(ModelError, match="--no-prefix-cache with a readout"):
+        evaluate(prefix_cache=False, **asked)
+    with pytest.raises(ModelError, match="hidden size 32, layer . expected|expected hidden size 8"):
+        load_readout(folder, 8, 3)
+    (folder / "readout.safetensors").write_bytes(b"{}")
+    with pytest.raises(ModelError, match="cannot be read as a readout"):
+        evaluate(**asked)
+
+
+@pytest.mark.parametrize("objective", ["consistency", "readout", {"contrastive": 1.0, "translation": 1.0}])
+def test_no_objective_reads_a_right_answer(recipe, tmp_path, objective):
+    """Questions without answers, and with them, give the same bytes."""
+    files = []
+    for gold in (True, False):
+        source = questions(tmp_path / "questions", gold=gold)
+        folder = train(recipe(source, objective=objective), tmp_path / f"run-{gold}")
+        files.append(next(folder.glob("*.safetensors")).read_bytes())
+    assert files[0] == files[1]
+
+
+def test_the_ceiling_reads_them_and_says_so(recipe, tmp_path, caplog):
+    folder = train(recipe(objective="readout", control="gold"), tmp_path / "gold")
+    other = train(recipe(objective="readout"), tmp_path / "plain")
+    assert (folder / "readout.safetensors").read_bytes() != (other / "readout.safetensors").read_bytes()
+    assert "RIGHT ANSWERS ARE READ" in caplog.text
+    source = questions(tmp_path / "questions", gold=False)
+    with pytest.raises(DataError, match="label"):
+        train(recipe(source, objective="readout", control="gold"), tmp_path / "none")
+
+
+def test_teacher_scores_are_computed_once(recipe, tmp_path):
+    train(recipe(objective="consistency"), tmp_path / "run")
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "teacher").glob("*.parquet")}
+    assert sorted(path.stem for path in kept) == ["de", "en", "sw"]
+    train(recipe(objective="consistency", learning_rate=1e-3), tmp_path / "run")
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"data": {"direction": "from-english"}},
+            "expected to-english: what the model says in English is what it learns",
+        ),
+        ({"data": {"direction": "via:de", "languages": ["sw"]}}, "got data.direction via:de"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(recipe, tmp_path, changes, said):
+    with pytest.raises(RecipeError, match=said):
+        train(recipe(objective="consistency", **changes), tmp_path / "run")
+
+
+def test_questions_must_have_ids_in_common(recipe, tmp_path):
+    source = questions(tmp_path / "few", drop={("sw", n) for n in range(1, 14)})
+    with pytest.raises(DataError, match="got 1 questions with the same id in all of en, de, sw, expected at least 2"):
+        train(recipe(source, data={"validation_fraction": 0.0}, objective="consistency"), tmp_path / "run")
+    source = questions(tmp_path / "some", drop={("sw", n) for n in range(5, 14)})
+    with pytest.raises(DataError, match="got 5 questions for a readout, expected at least 10"):
+        train(recipe(source, objective="readout"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({"objective": "consistancy"}, "got consistancy, expected one of translation, consistency"),
+        ({"objective": {"readout": 1, "translation": 1}}, "got readout together with others, expected it alone"),
+        ({"objective": {"translation": 0}}, "greater than 0"),
+        ({"objective": "translation", "control": "gold"}, "got control gold for translation, which has no teacher"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(recipe, training, said):
+    with pytest.raises((RecipeError, ValueError), match=said):
+        recipe(**training)
+
+
+def test_a_folder_of_finished_pairs_has_no_fields(recipe, tmp_path):
+    with pytest.raises(DataError, match="got a folder of finished pairs for train.objective consistency"):
+        train(recipe(str(tmp_path), objective="consistency"), tmp_path / "run")
