@@ -135,9 +135,7 @@ def test_the_card_says_what_was_tuned_and_in_which_direction(make_run):
     plain = _changed(run)
     assert "tuned with LoRA to translate questions from Chinese and German into English (" in plain
     full = _changed(run, train={"method": "full"}, data={"direction": "from-english"})
-    assert (
-        "tuned in all its weights to translate the *questions* of a task from English into Chinese and German (" in full
-    )
+    assert "tuned in all its weights to translate questions from English into Chinese and German (" in full
     assert "- Languages: from English into Chinese and German\n" in full
 
 
