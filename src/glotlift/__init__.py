@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from glotlift.stages.predictions import read_predictions
     from glotlift.stages.report import report
     from glotlift.stages.run import demo, run
+    from glotlift.stages.sweep import sweep
     from glotlift.stages.train import inspect_training, train
     from glotlift.tasks.load import builtin_tasks, load_task, show_task
     from glotlift.tasks.task import Item, Task
@@ -56,6 +57,7 @@ _HOME = {
     "report": "glotlift.stages.report",
     "run": "glotlift.stages.run",
     "show_task": "glotlift.tasks.load",
+    "sweep": "glotlift.stages.sweep",
     "train": "glotlift.stages.train",
 }
 
@@ -85,6 +87,7 @@ __all__ = [
     "report",
     "run",
     "show_task",
+    "sweep",
     "train",
 ]
 

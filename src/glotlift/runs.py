@@ -163,7 +163,7 @@ def saving(path: Path) -> Iterator[None]:
         raise OutputError(f"{path}: cannot be written ({str(fault).splitlines()[0]})") from None
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, then give it the name.
 
     Raises:

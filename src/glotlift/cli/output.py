@@ -50,6 +50,18 @@ def print_tables(scores: dict[str, Any], *, with_rollups: bool = False) -> None:
         print_paragraphs(screen, [spread_table(spread), spread.sentence])
 
 
+def print_sweep(folder: Path) -> None:
+    """Print the tables of a sweep, and where they stand as files."""
+    from glotlift.errors import OutputError
+    from glotlift.reporting.sweep import sweep_table
+    from glotlift.reporting.terminal import fitted
+    from glotlift.strict_json import read_json
+
+    scores = read_json(folder / "sweep.json", OutputError)
+    print_paragraphs(console(), [fitted(sweep_table(scores, key)) for key in scores["tasks"]])
+    typer.echo(f"tables: {folder / 'sweep.csv'}, .md, .tex")
+
+
 def print_paragraphs(screen: Any, paragraphs: list[Any]) -> None:
     """Print tables and texts that are not empty."""
     for paragraph in filter(None, paragraphs):

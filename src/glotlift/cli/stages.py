@@ -29,7 +29,7 @@ from glotlift.cli.flags import (
     given,
     settings_of,
 )
-from glotlift.cli.output import console, finish, print_paragraphs, print_run, print_tables
+from glotlift.cli.output import console, finish, print_paragraphs, print_run, print_sweep, print_tables
 from glotlift.processes import prints
 
 
@@ -45,6 +45,20 @@ def run(recipe: RecipePath, output_path: OutputPath = None, settings: Settings =
     from glotlift.stages.run import run as run_recipe
 
     finish(run_recipe(recipe, output_path, settings=settings or ()))
+
+
+def sweep(
+    sweep_path: Annotated[Path, typer.Argument(metavar="SWEEP", help="A sweep (YAML): a recipe, runs, seeds.")],
+    output_path: Annotated[
+        Path | None, typer.Option("--output-path", "-o", help="Folder of the sweep; runs/<name> by default.")
+    ] = None,
+) -> None:
+    """Train and evaluate several runs of a recipe, the base once, into one table; started again, go on."""
+    from glotlift.stages.sweep import sweep as run_sweep
+
+    folder = run_sweep(sweep_path, output_path)
+    if prints():
+        print_sweep(folder)
 
 
 def train(

@@ -160,7 +160,7 @@ def group_mean(right: Mapping[str, pd.Series]) -> tuple[float, float, float]:
 
 def compare_auroc(paired: Mapping[str, Paired]) -> list[Change]:
     """Return the change of AUROC in every language where it and its variance are defined."""
-    found = {code: areas for code, pair in paired.items() if (areas := _areas(pair)) is not None}
+    found = {code: areas for code, pair in paired.items() if (areas := areas_of(pair)) is not None}
     tested = [_area_change(code, [areas]) for code, areas in found.items()]
     p_values = [_two_sided(change, error) for change, error in tested]
     return [replace(change, p=p, p_holm=p_holm)
@@ -172,13 +172,20 @@ def group_auroc(name: str, paired: Mapping[str, Paired]) -> Change | None:
 
     None where that is in none.
     """
-    found = [areas for pair in paired.values() if (areas := _areas(pair)) is not None]
+    found = [areas for pair in paired.values() if (areas := areas_of(pair)) is not None]
     return _area_change(name, found)[0] if found else None
 
 
 @dataclass(frozen=True)
-class _Areas:
-    """AUROC of A, of B, how much each item moves their difference, and the items of the label that has the fewest."""
+class Areas:
+    """AUROC of A and B.
+
+    Attributes:
+        a: of A.
+        b: of B.
+        influence: how much each item moves their difference, indexed by id; the squares add up to its variance.
+        fewest: items of the label that has the fewest.
+    """
 
     a: float
     b: float
@@ -186,15 +193,16 @@ class _Areas:
     fewest: int
 
 
-def _areas(pair: Paired) -> _Areas | None:
+def areas_of(pair: Paired) -> Areas | None:
+    """Return AUROC of A and B, None where one or its variance is not defined."""
     a, b = (auroc_influence(scores, pair.gold, pair.labels) for scores in (pair.a, pair.b))
     if a is None or b is None or np.isnan(b[1]).any():
         return None
     fewest = int(np.unique(pair.gold, return_counts=True)[1].min())
-    return _Areas(a[0], b[0], pd.Series(b[1] - a[1], index=list(pair.ids)), fewest)
+    return Areas(a[0], b[0], pd.Series(b[1] - a[1], index=list(pair.ids)), fewest)
 
 
-def _area_change(name: str, areas: Sequence[_Areas]) -> tuple[Change, float]:
+def _area_change(name: str, areas: Sequence[Areas]) -> tuple[Change, float]:
     """Return the change of the mean area, and its standard error.
 
     Without variance its bounds are those of as many pairs of a label's item and another as no item is in twice.

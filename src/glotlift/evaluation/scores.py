@@ -133,7 +133,7 @@ def _task_scores(test_set: Predictions, seen: Sequence[str], pivot: str, seed: i
         "rollups": _rollups(test_set.languages, right, seed),
     }
     if set(test_set.frames) == {"base", "tuned"}:
-        _add_changes(out, test_set, _groups(test_set.languages, seen, pivot), seed)
+        _add_changes(out, test_set, language_groups(test_set.languages, seen, pivot), seed)
     else:
         out["sentence"] = _base_sentence(test_set.key, out["means"]["base"], len(out["languages"]))
     return out
@@ -199,7 +199,8 @@ def _means(scores: Sequence[LanguageScore], right: Mapping[str, pd.Series]) -> d
     }
 
 
-def _groups(languages: Sequence[str], seen: Sequence[str], pivot: str) -> dict[str, list[str]]:
+def language_groups(languages: Sequence[str], seen: Sequence[str], pivot: str) -> dict[str, list[str]]:
+    """Return `all`, `seen` (tuned on) and `unseen` languages, those that are not empty; the pivot is neither."""
     groups = {"all": list(languages)}
     if seen:  # else nothing is known of what the adapter was tuned on
         groups["seen"] = [code for code in languages if code in seen]

@@ -55,6 +55,11 @@ def rollups(scores: Mapping[str, Any], task_key: str) -> RenderableType | None:
     return None if table is None else _Fitted(table)
 
 
+def fitted(table: ResultTable) -> RenderableType:
+    """Return any table, made to fit the terminal."""
+    return _Fitted(table)
+
+
 @dataclass(frozen=True)
 class _Fitted:
     """A results table with as many columns as the terminal has room for."""

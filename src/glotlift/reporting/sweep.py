@@ -1,0 +1,100 @@
+"""The table of a sweep: a row a run, for the terminal, as CSV, Markdown and LaTeX.
+
+Enters: the content of sweep.json. Leaves: tables and files.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from glotlift.reporting.names import counted
+from glotlift.reporting.table import SIGNIFICANT, Cell, Column, ResultTable, Row, points
+from glotlift.reporting.tables import latex_text, markdown_text
+from glotlift.runs import write_json, write_text
+
+TITLES = {"auroc": "AUROC", "calibrated": "calibrated", "raw": "raw"}
+
+
+def write_sweep(folder: Path, scores: Mapping[str, Any]) -> None:
+    """Write `sweep.json`, `sweep.csv`, `sweep.md` and `sweep.tex` into a folder.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    tables = [sweep_table(scores, key) for key in scores["tasks"]]
+    write_text(folder / "sweep.csv", sweep_csv(scores))
+    write_text(folder / "sweep.md", "\n".join(map(markdown_text, tables)))
+    write_text(folder / "sweep.tex", "\n".join(map(latex_text, tables)))
+    write_json(folder / "sweep.json", scores)
+
+
+def sweep_table(scores: Mapping[str, Any], key: str) -> ResultTable:
+    """Return the table of a test set: gains in points over the languages no run was tuned on (over all, where there are
+    none), what the pivot language loses, and what a run cost."""
+    task, runs = scores["tasks"][key], scores["runs"]
+    group = "unseen" if "unseen" in task["groups"] else "all"
+    has_pivot = "pivot" in task["groups"]
+    columns = (
+        Column("run", "run", is_number=False),
+        Column("seeds", "seeds"),
+        *(Column(measure, title, "points, 95\u00a0% interval") for measure, title in TITLES.items()),
+        *([Column("pivot", f"{scores['pivot']}, AUROC")] if has_pivot else []),
+        Column("seconds", "seconds"),
+        Column("tokens", "tokens"),
+    )
+    rows = []
+    for name, gains in task["gains"].items():
+        run = runs[name]
+        cells = {
+            "run": Cell(name if run["control"] == "none" else f"{name} (control: {run['control']})"),
+            "seeds": Cell(str(len(run["seeds"]))),
+            "pivot": _gain_cell(gains.get("pivot", {}).get("auroc")),
+            "seconds": Cell(_mean(run["seconds"])),
+            "tokens": Cell(_mean(run["tokens"])),
+        }
+        rows.append(Row(cells | {measure: _gain_cell(gains[group].get(measure)) for measure in TITLES}))
+    n_languages = counted(len(task["groups"][group]), "language")
+    which = "that no run was tuned on" if group == "unseen" else "in all"
+    any_gain = next(iter(task["gains"].values()))[group]
+    base = ", ".join(f"{TITLES[measure]} {gain['base'] * 100:.1f}" for measure, gain in any_gain.items())
+    title = f"{key}: gain over the base ({base}), mean over {n_languages} {which}; * Holm's p over the runs below 0.05"
+    return ResultTable(title, columns, {"": rows}, [])
+
+
+def _gain_cell(gain: Mapping[str, Any] | None) -> Cell:
+    if gain is None:
+        return Cell("–")
+    star = " *" if gain["p_holm"] < SIGNIFICANT else ""
+    return Cell(f"{points(gain['change'])} [{points(gain['low'])}, {points(gain['high'])}]{star}")
+
+
+def _mean(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{sum(known) / len(known):,.0f}" if known else "–"
+
+
+def sweep_csv(scores: Mapping[str, Any]) -> str:
+    """Return all numbers of a sweep as CSV, a row a test set, run, group of languages and measure.
+
+    Shares and their differences are 0 to 1; `seconds` and `tokens` are means over seeds, empty where not counted.
+    """
+    out = io.StringIO(newline="")
+    rows = list(_numbers(scores))
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _numbers(scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for key, task in scores["tasks"].items():
+        for name, groups in task["gains"].items():
+            run = scores["runs"][name]
+            cost = {each: _mean(run[each]).replace(",", "").replace("–", "") for each in ("seconds", "tokens")}
+            for group, measures in groups.items():
+                for gain in measures.values():
+                    yield {"test_set": key, "run": name, "control": run["control"], "group": group, **gain, **cost}

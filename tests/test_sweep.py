@@ -1,0 +1,104 @@
+"""A sweep: several runs of a recipe, the base evaluated once, one table."""
+
+import csv
+import json
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from glotlift.cli import app
+from glotlift.errors import RecipeError
+from glotlift.stages import sweep as stage
+from glotlift.sweeps import load_sweep
+from tests.test_objectives import questions
+
+
+@pytest.fixture
+def written(tiny_folder, tmp_path):
+    def write(_recipe=None, **content):
+        base = {
+            "name": "small",
+            "model": str(tiny_folder),
+            "data": {"task": "sentiment", "source": questions(tmp_path / "questions"), "languages": ["de", "sw"]},
+            "train": {"rank": 2, "batch_size": 4, "micro_batch_size": 2, "answers": "english"},
+            "eval": {"tasks": [{"task": "sentiment", "limit": 6}], "languages": ["en", "de", "fr"]},
+            **(_recipe or {}),
+        }
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(base))
+        sweep = {
+            "name": "few",
+            "recipe": str(tmp_path / "recipe.yaml"),
+            "runs": [{"name": "consistency", "train": {"objective": "consistency"}}, {"name": "translation"}],
+            **content,
+        }
+        path = tmp_path / "sweep.yaml"
+        path.write_text(yaml.safe_dump(sweep))
+        return path
+
+    return write
+
+
+def test_the_base_is_evaluated_once_and_a_second_start_does_nothing(written, tmp_path, monkeypatch):
+    from glotlift.evaluation import predict
+
+    scored = []
+    score_batches = predict.score_batches
+
+    def counted(loaded, prompts, variant, **settings):
+        for found in score_batches(loaded, prompts, variant, **settings):
+            scored.append((variant, prompts.language, len(found)))
+            yield found
+
+    monkeypatch.setattr(predict, "score_batches", counted)
+    monkeypatch.setattr("glotlift.evaluation.evaluate.score_batches", counted)
+    path = written(seeds=[0, 1])
+    folder = stage.sweep(path, tmp_path / "few")
+    of_tests = [each for each in scored if each[1] == "fr"]
+    assert [variant for variant, *_ in of_tests].count("tuned") == 4 * [v for v, *_ in of_tests].count("base")
+    taught = [each for each in scored if each[1] == "sw"]  # asked of the base as a teacher, once for two seeds
+    assert sum(n for *_, n in taught) == 14 + 3
+    scored.clear()
+    before = (folder / "sweep.json").read_bytes()
+    stage.sweep(path, tmp_path / "few")
+    assert not scored and (folder / "sweep.json").read_bytes() == before
+
+
+def test_the_table_says_what_the_runs_say(written, tmp_path):
+    path = written(vary={"train.rank": [1, 2]})
+    result = CliRunner().invoke(app, ["sweep", str(path), "-o", str(tmp_path / "few")])
+    assert result.exit_code == 0, result.output
+    scores = json.loads((tmp_path / "few" / "sweep.json").read_text())
+    names = ["consistency.rank-1", "consistency.rank-2", "translation.rank-1", "translation.rank-2"]
+    assert list(scores["runs"]) == names and all(name in result.output for name in names)
+    assert scores["tasks"]["sentiment"]["groups"] == {
+        "all": ["en", "de", "fr"], "seen": ["de"], "unseen": ["fr"], "pivot": ["en"],
+    }  # fmt: skip
+    own = json.loads((tmp_path / "few" / names[1] / "seed0" / "scores.json").read_text())["glotlift"]["tasks"]
+    gain = scores["tasks"]["sentiment"]["gains"][names[1]]["unseen"]["raw"]
+    assert gain["change"] == pytest.approx(own["sentiment"]["raw_groups"]["unseen"]["change"])
+    rows = list(csv.DictReader((tmp_path / "few" / "sweep.csv").read_text().splitlines()))
+    assert {row["run"] for row in rows} == set(names) and {row["measure"] for row in rows} == {
+        "auroc", "calibrated", "raw",
+    }  # fmt: skip
+    assert float(rows[0]["tokens"]) > 0
+    assert (tmp_path / "few" / "sweep.md").read_text().count("| consistency.rank-1 |") == 1
+    assert "consistency.rank-1 &" in (tmp_path / "few" / "sweep.tex").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "recipe", "sentence"),
+    [
+        ({"runs": [{"name": "a"}, {"name": "A"}]}, {}, "got two runs of the name 'a', expected different names"),
+        ({"runs": [{"name": "a", "train": {"ranks": 3}}]}, {}, "run a: unknown key `train.ranks`"),
+        ({"runs": [{"name": "../a"}]}, {}, "got the name '../a'"),
+        ({"runs": []}, {}, "`runs`: got"),
+        ({"seeds": [1, 1]}, {}, "got the seeds 1, 1, expected each once"),
+        ({"vary": {"eval.limit": [1]}}, {}, "got 'eval.limit', expected settings of data or train"),
+        ({"recipe": "nowhere.yaml"}, {}, "nowhere.yaml: no such file"),
+        ({}, {"eval": None}, "got no `eval`"),
+    ],
+)
+def test_what_is_at_fault_is_said_before_anything_runs(written, content, recipe, sentence):
+    with pytest.raises(RecipeError, match=sentence.replace(".", r"\.").replace("[", r"\[")):
+        load_sweep(written(recipe, **content))
