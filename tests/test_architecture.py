@@ -152,6 +152,7 @@ def test_public_names():
         "compare",
         "demo",
         "describe_model",
+        "diagnose",
         "evaluate",
         "explain",
         "export_data",

@@ -12,7 +12,7 @@ from glotlift.stages.merge import merge
 from glotlift.stages.run import run
 from glotlift.stages.train import train
 
-TEXTS = [f"This is question number {n}, and it is {'good' if n % 3 else 'bad'}." for n in range(14)]
+TEXTS = [f"This is question number {n}. It is {'good' if n % 3 else 'bad'}." for n in range(14)]
 
 
 def questions(folder, gold=True, drop=()):
@@ -131,7 +131,7 @@ def test_the_ceiling_reads_them_and_says_so(recipe, tmp_path, caplog):
 def test_teacher_scores_are_computed_once(recipe, tmp_path):
     train(recipe(objective="consistency"), tmp_path / "run")
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "teacher").glob("*.parquet")}
-    assert sorted(path.stem for path in kept) == ["de", "en", "sw"]
+    assert sorted(path.stem for path in kept) == ["de", "de.sentences", "en", "en.sentences", "sw", "sw.sentences"]
     train(recipe(objective="consistency", learning_rate=1e-3), tmp_path / "run")
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from glotlift.recipe import Recipe, load_recipe
     from glotlift.stages.compare import compare
     from glotlift.stages.data import build_data
+    from glotlift.stages.diagnose import diagnose
     from glotlift.stages.evaluate import evaluate
     from glotlift.stages.explain import explain
     from glotlift.stages.export import audit_data, export_data, export_tasks
@@ -44,6 +45,7 @@ _HOME = {
     "compare": "glotlift.stages.compare",
     "demo": "glotlift.stages.run",
     "describe_model": "glotlift.models.describe",
+    "diagnose": "glotlift.stages.diagnose",
     "evaluate": "glotlift.stages.evaluate",
     "explain": "glotlift.stages.explain",
     "export_data": "glotlift.stages.export",
@@ -74,6 +76,7 @@ __all__ = [
     "compare",
     "demo",
     "describe_model",
+    "diagnose",
     "evaluate",
     "explain",
     "export_data",

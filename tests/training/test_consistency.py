@@ -14,11 +14,11 @@ from glotlift.evaluation.settings import EvalTask
 from glotlift.models.together import lay_together, states_together
 from glotlift.tasks.load import load_task
 from glotlift.tasks.task import Item
-from glotlift.training.consistency import Consistency, ScoreRow, consistency_part, label_scores
+from glotlift.training.consistency import Consistency, ScoreRow, consistency_part, label_scores, score_rows
 from glotlift.training.contrastive import contrastive_part
 from glotlift.training.replay import Replay, replay_rows
 from glotlift.training.settings import TrainSettings
-from glotlift.training.teacher import teacher_targets
+from glotlift.training.teacher import Answers, teacher_targets
 from glotlift.training.tune import tune
 from tests.conftest import FAMILIES, random_model
 
@@ -33,6 +33,10 @@ def asked(loaded, codes=("en", "de"), answers="own"):
     task = load_task("sentiment")
     items = [Item(str(number), {"text": text}, "") for number, text in enumerate(TEXTS)]
     return {code: prepare(loaded, task, code, items, EvalTask(task="sentiment", answers=answers)) for code in codes}
+
+
+def answers(scores):
+    return {code: Answers(names := [str(n) for n in range(len(each))], names, each) for code, each in scores.items()}
 
 
 def scores_of(loaded, prompts, variant="base"):
@@ -94,9 +98,10 @@ def taught(tiny, folder, control="none", **changes):
     loaded = dataclasses.replace(tiny("llama"), model=random_model("llama"))
     prompts = asked(loaded, answers="english")
     scores = {code: scores_of(loaded, each) for code, each in prompts.items()}
-    targets = teacher_targets(scores, ["de"], control=control)
+    targets = teacher_targets(answers(scores), ["de"], control=control)
     settings = TrainSettings(objective="consistency", **{**SETTINGS, **changes})
-    part, held_out = consistency_part(loaded.model, prompts, [str(n) for n in range(4)], ["3"], targets, settings)
+    rows = score_rows(prompts, answers(scores), targets)
+    part, held_out = consistency_part(loaded.model, rows, ["3"], settings)
     assert [row.id for row in held_out] == ["de:3"]
     model, history = tune(loaded, [part], held_out, folder, settings, seed=1)
     after = scores_of(dataclasses.replace(loaded, model=model, adapter_fingerprint="x"), prompts["de"], "tuned")
@@ -147,27 +152,50 @@ def test_targets_keep_a_language_s_own_preference():
     rng = np.random.default_rng(0)
     scores = {code: rng.normal(size=(6, 2)) + shift for code, shift in (("en", (3, 0)), ("de", (0, 1)), ("sw", (5, 0)))}
     own = {code: each - each.mean(1, keepdims=True) for code, each in scores.items()}
-    targets = teacher_targets(scores, ["de", "sw"])
+    targets = teacher_targets(answers(scores), ["de", "sw"])
     for code, target in targets.items():
         np.testing.assert_allclose(target.mean(0), own[code].mean(0))
         np.testing.assert_allclose(target - target.mean(0), own["en"] - own["en"].mean(0))
-    np.testing.assert_allclose(teacher_targets(scores, ["de"], center="zero")["de"].mean(0), 0, atol=1e-12)
-    np.testing.assert_allclose(teacher_targets(scores, ["de"], center="prior")["de"].mean(0), own["en"].mean(0))
-    ensemble = teacher_targets(scores, ["de", "sw"], teacher="ensemble", center="zero")["de"]
+    np.testing.assert_allclose(teacher_targets(answers(scores), ["de"], center="zero")["de"].mean(0), 0, atol=1e-12)
+    np.testing.assert_allclose(
+        teacher_targets(answers(scores), ["de"], center="prior")["de"].mean(0), own["en"].mean(0)
+    )
+    ensemble = teacher_targets(answers(scores), ["de", "sw"], teacher="ensemble", center="zero")["de"]
     without_mean = [each - each.mean(0) for each in own.values()]
     np.testing.assert_allclose(ensemble, np.mean(without_mean, 0))
 
 
 def test_controls_and_the_ceiling():
     scores = {"en": np.array([[2.0, 0], [0, 1], [3, 0], [0, 4]]), "de": np.ones((4, 2))}
-    constant = teacher_targets(scores, ["de"], control="constant-teacher")["de"]
+    constant = teacher_targets(answers(scores), ["de"], control="constant-teacher")["de"]
     assert np.ptp(constant, 0).max() == 0
-    plain = teacher_targets(scores, ["de"])["de"]
-    mixed = teacher_targets(scores, ["de"], control="shuffled-teacher", seed=3)["de"]
+    plain = teacher_targets(answers(scores), ["de"])["de"]
+    mixed = teacher_targets(answers(scores), ["de"], control="shuffled-teacher", seed=3)["de"]
     assert sorted(mixed[:, 0]) == pytest.approx(sorted(plain[:, 0])) and not np.allclose(mixed, plain)
-    gold = teacher_targets(scores, ["de"], control="gold", gold=[1, 1, 0, 0])["de"]
+    gold = teacher_targets(answers(scores), ["de"], control="gold", gold=dict(zip("0123", [1, 1, 0, 0], strict=True)))[
+        "de"
+    ]
     assert (gold.argmax(1) == [1, 1, 0, 0]).all()
     with pytest.raises(DataError, match="no right answers"):
-        teacher_targets(scores, ["de"], control="gold")
+        teacher_targets(answers(scores), ["de"], control="gold")
     with pytest.raises(DataError, match="got 1 question .*, expected at least 2"):
-        teacher_targets({"en": np.ones((1, 2)), "de": np.ones((1, 2))}, ["de"])
+        teacher_targets(answers({"en": np.ones((1, 2)), "de": np.ones((1, 2))}), ["de"])
+
+
+def test_what_sentences_say_adds_up_whatever_their_preference():
+    english = np.array([[1.0, 0], [0, 1], [2, 0]])
+    said = np.array([[3.0, 0], [4, 0], [5, 0], [0, 0], [3, 0]])  # of q0: 3, 4, 5; of q1: 0, 3; q2 is one sentence
+    parts = Answers(["0#1", "0#2", "0#3", "1#1", "1#2"], ["0", "0", "0", "1", "1"], said)
+    found = teacher_targets(answers({"en": english, "de": english * 0}), ["de"], teacher="sentences",
+                            english_sentences=parts)["de"]  # fmt: skip
+    moved = teacher_targets(answers({"en": english, "de": english * 0}), ["de"], teacher="sentences",
+                            english_sentences=Answers(parts.names, parts.questions, said + [7, 0]))["de"]  # fmt: skip
+    np.testing.assert_allclose(found, moved)
+    odds = found[:, 0] - found[:, 1]
+    assert odds[0] > 0 > odds[1]  # a sentence says 3 on average: q0's are above it, q1's below
+    assert odds[0] + odds[1] + odds[2] == pytest.approx(0)
+    whole = teacher_targets(answers({"en": english, "de": english * 0}), ["de"])["de"]
+    empty = Answers([], [], np.zeros((0, 2)))
+    none = teacher_targets(answers({"en": english, "de": english * 0}), ["de"], teacher="sentences",
+                           english_sentences=empty)["de"]  # fmt: skip
+    np.testing.assert_allclose(none, whole)

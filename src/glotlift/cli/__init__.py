@@ -45,6 +45,7 @@ def _main(
 app.command()(stages.demo)
 app.command()(stages.run)
 app.command()(stages.sweep)
+app.command()(stages.diagnose)
 app.command()(stages.train)
 app.command()(stages.merge)
 app.command("eval")(stages.evaluate)

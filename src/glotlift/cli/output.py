@@ -62,6 +62,14 @@ def print_sweep(folder: Path) -> None:
     typer.echo(f"tables: {folder / 'sweep.csv'}, .md, .tex")
 
 
+def print_diagnosis(content: dict[str, Any]) -> None:
+    """Print the table of a diagnosis, and its sentences."""
+    from glotlift.reporting.diagnosis import diagnosis_table, sentences
+    from glotlift.reporting.terminal import fitted
+
+    print_paragraphs(console(), [fitted(diagnosis_table(content)), *sentences(content)])
+
+
 def print_paragraphs(screen: Any, paragraphs: list[Any]) -> None:
     """Print tables and texts that are not empty."""
     for paragraph in filter(None, paragraphs):

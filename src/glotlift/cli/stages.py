@@ -29,7 +29,7 @@ from glotlift.cli.flags import (
     given,
     settings_of,
 )
-from glotlift.cli.output import console, finish, print_paragraphs, print_run, print_sweep, print_tables
+from glotlift.cli.output import console, finish, print_diagnosis, print_paragraphs, print_run, print_sweep, print_tables
 from glotlift.processes import prints
 
 
@@ -197,6 +197,32 @@ def explain(
     from glotlift.stages.explain import explain as explain_model
 
     typer.echo(explain_model(settings_of(Explanation, context), output_path=output_path))
+
+
+def diagnose(
+    context: typer.Context,
+    model: Model = None,
+    task: Annotated[str | None, given("--task", "Name or file.", "sentiment")] = None,
+    languages: Languages = None,
+    source: Source = None,
+    gold: Gold = None,
+    columns: Columns = None,
+    gold_map: GoldMap = None,
+    answers: Annotated[str | None, given("--answers", "Answer words.", "own")] = None,
+    num_fewshot: NumFewshot = None,
+    limit: Annotated[int | None, given("--limit", "Questions a language.", "200")] = None,
+    output_path: Annotated[Path, typer.Option("--output-path", "-o", help="Folder for the table and figure.")] = Path(
+        "runs/diagnose"
+    ),
+    dtype: Dtype = None,
+    device: Device = None,
+) -> None:
+    """Say, before tuning and without labels, whether there is room for alignment in each language."""
+    from glotlift.evaluation.settings import Diagnosing
+    from glotlift.stages.diagnose import diagnose as diagnose_model
+
+    print_diagnosis(diagnose_model(settings_of(Diagnosing, context), output_path=output_path))
+    typer.echo(f"figure: {output_path / 'figures' / 'diagnosis.png'}")
 
 
 def report(run_path: RunPath) -> None:

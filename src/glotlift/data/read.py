@@ -27,6 +27,11 @@ from glotlift.strict_json import parse_json
 from glotlift.tasks.load import sample_pattern
 from glotlift.tasks.task import Item, Task
 
+
+class NoGoldError(DataError):
+    """Rows have no right labels."""
+
+
 GOLD_COLUMNS = ("label", "answer", "gold")
 """Columns that are looked for, in this order, when the gold column is not named."""
 
@@ -291,13 +296,13 @@ def gold_column(table: Table, named: str | None) -> str:
     """Return the column with the right labels: the one named, else the first of `GOLD_COLUMNS`.
 
     Raises:
-        DataError: the table has none.
+        NoGoldError: the table has none.
     """
     has = list(table.rows[0])
     wanted = (named,) if named else GOLD_COLUMNS
     found = next((column for column in wanted if column in has), None)
     if found is None:
-        raise DataError(f"{table.source}, row 1: no gold column; it has {', '.join(has)}, expected {one_of(wanted)}")
+        raise NoGoldError(f"{table.source}, row 1: no gold column; it has {', '.join(has)}, expected {one_of(wanted)}")
     return found
 
 

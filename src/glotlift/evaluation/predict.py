@@ -23,6 +23,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -188,6 +189,36 @@ def _reduce(batch: Batch, rows: Sequence[Row], prompts: Prompts, tokens: Sequenc
             sequence, tuple(mass[k] for mass in masses), first, tuple(mass[k] for mass in released)
         )
     return scores
+
+
+def score_and_pool(
+    loaded: LoadedModel, prompts: Prompts, *, token_budget: int = TOKEN_BUDGET, progress: Advance | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the base model says of items, and where it holds their questions, both of one pass.
+
+    Args:
+        loaded: the model.
+        prompts: from `prepare`.
+        token_budget: tokens of a batch.
+        progress: called with the number of items done, batch by batch.
+
+    Returns:
+        Log-probabilities of the label words, *shape* (items, labels), and the means of the states over every question's
+        tokens, *shape* (items, layers + 1, hidden), fp32.
+    """
+    scores: dict[int, Sequence[float]] = {}
+    states: dict[int, np.ndarray] = {}
+    tokens = _scored_tokens(prompts.rows, prompts.prefix_sets)
+    with loaded.as_variant("base") as model:
+        for batch in run(model, prompts.rows, token_budget=token_budget, tokens=tokens, pooled_states=True):
+            assert batch.pooled_states is not None
+            found = _reduce(batch, prompts.rows, prompts, tokens)
+            scores |= {index: each.sequence for index, each in found.items()}
+            states |= dict(zip(batch.rows, batch.pooled_states.numpy(), strict=True))
+            if progress is not None:
+                progress(len(batch.rows))
+    order = range(len(prompts.rows))
+    return np.array([scores[index] for index in order]), np.stack([states[index] for index in order])
 
 
 def _added(scores: LabelScores, read: Sequence[float], own: float) -> LabelScores:

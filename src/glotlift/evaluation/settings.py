@@ -111,3 +111,29 @@ class Evaluation(ModelSettings, ServerSettings):
     prefix_cache: bool = True
     log_samples: bool = False
     seed: Natural = 0
+
+
+class Diagnosing(ModelSettings):
+    """What `glotlift diagnose` looks at: a model's answers to the same questions in several languages.
+
+    Attributes:
+        task: name of a bundled task, or path of a task file.
+        languages: codes, or `all` for those the task has prompts in; the first is the pivot where English is not there.
+        source: where the questions are, with or without right labels, see `glotlift.data.read`.
+        gold: the column with the right label; looked for when not named.
+        columns: the column of a field, where it is not named like the field.
+        gold_map: what gold values mean.
+        answers: answer words.
+        num_fewshot: demonstrations a prompt; as many as the task file shows by default.
+        limit: questions a language.
+    """
+
+    task: Location = "sentiment"
+    languages: Codes = default_of(EvalSettings, "languages")
+    source: Location | None = default_of(EvalTask, "source")
+    gold: str | None = default_of(EvalTask, "gold")
+    columns: Columns = {}
+    gold_map: GoldMap = {}
+    answers: str = default_of(EvalTask, "answers")
+    num_fewshot: Natural | None = default_of(EvalTask, "num_fewshot")
+    limit: Count | None = 200

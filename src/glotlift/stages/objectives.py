@@ -1,8 +1,9 @@
 """What a recipe's objectives learn from: parts of a training, made of the run's files and the base model's answers.
 
-Reads: `data/pairs.jsonl`, `data/questions.jsonl`, the base model. Writes: `teacher/<language>.parquet`, label scores
-that the base model gives the questions, computed once through the cached forward pass and kept by fingerprint. No right
-answer is read, but for the control `gold`.
+Reads: `data/pairs.jsonl`, `data/questions.jsonl`, the base model. Writes: `teacher/<language>.parquet` and
+`teacher/<language>.sentences.parquet`, label scores that the base model gives the questions and their sentences,
+computed once through the cached forward pass and kept by fingerprint. No right answer is read, but for the control
+`gold`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glotlift.data.parallel import load_questions
 from glotlift.data.questions import QuestionPair
 from glotlift.data.read import read_items
+from glotlift.data.sentences import sentences_of
 from glotlift.evaluation.settings import EvalTask
 from glotlift.recipe import Recipe
 from glotlift.stages.data import QUESTIONS
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from glotlift.models.load import LoadedModel
     from glotlift.models.readout import Readout
     from glotlift.training.objective import LearnedRow, Part
+    from glotlift.training.teacher import Answers
 
 log = logging.getLogger("glotlift")
 
@@ -38,24 +42,41 @@ TEACHER = "teacher"
 
 @dataclass(frozen=True)
 class Asked:
-    """The questions of a run, asked of the base model.
+    """Questions of a run, or sentences of them, asked of the base model.
 
     Attributes:
-        names: of the questions, in order; those of every language are the same.
-        held_out: names that validate.
         prompts: language -> prompts, English first.
-        scores: language -> the base model's label log-probabilities. *Shape:* (questions, labels).
+        answers: language -> what the base model says, row by row.
     """
 
-    names: list[str]
-    held_out: frozenset[str]
     prompts: dict[str, Prompts]
-    scores: dict[str, np.ndarray]
+    answers: dict[str, Answers]
 
     @property
     def languages(self) -> list[str]:
         """Those beside English."""
         return [code for code in self.prompts if code != "en"]
+
+
+@dataclass(frozen=True)
+class AskedRun:
+    """All that a run asks of the base model.
+
+    Attributes:
+        whole: the questions, the same in every language.
+        sentences: their sentences, in a language those of the questions whose translation has as many as the English
+            one; in English all. None where none are asked.
+        held_out: names of the questions that validate.
+    """
+
+    whole: Asked
+    sentences: Asked | None
+    held_out: frozenset[str]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the questions."""
+        return self.whole.answers["en"].names
 
 
 def parts_of(
@@ -70,7 +91,7 @@ def parts_of(
         validation: question pairs that are not.
     """
     from glotlift.tasks.markup import layout_text
-    from glotlift.training.consistency import consistency_part
+    from glotlift.training.consistency import consistency_part, score_rows
     from glotlift.training.contrastive import contrastive_part
     from glotlift.training.replay import replay_part
     from glotlift.training.rows import tokenize_pairs
@@ -88,36 +109,81 @@ def parts_of(
             parts.append(translation_part(loaded, pairs, settings, layout, weight))
             rows = tokenize_pairs(loaded.tokenizer, validation, settings, layout)
         elif asked is not None and name == "consistency":
-            targets = targets_of(recipe, asked)
-            part, rows = consistency_part(loaded.model, asked.prompts, asked.names, asked.held_out, targets, settings)
+            taught = [
+                row
+                for each, targets in targets_of(recipe, asked, asked.whole.languages)
+                for row in score_rows(each.prompts, each.answers, targets)
+            ]
+            part, rows = consistency_part(loaded.model, taught, asked.held_out, settings)
             parts.append(replace(part, weight=weight))
         elif asked is not None and name == "contrastive":
-            part, rows = contrastive_part(loaded, asked.prompts, asked.names, asked.held_out, settings, recipe.seed)
+            prompts = asked.whole.prompts
+            part, rows = contrastive_part(loaded, prompts, asked.names, asked.held_out, settings, recipe.seed)
             parts.append(replace(part, weight=weight))
         held_out = held_out or list(rows)
     if asked is not None and settings.replay:
-        parts.append(replay_part(loaded.model, asked.prompts["en"].rows, asked.names, settings))
+        parts.append(replay_part(loaded.model, asked.whole.prompts["en"].rows, asked.names, settings))
     return parts, held_out
 
 
-def ask(run: OpenRun, loaded: LoadedModel, validation: Sequence[QuestionPair]) -> Asked:
+def ask(run: OpenRun, loaded: LoadedModel, validation: Sequence[QuestionPair]) -> AskedRun:
     """Return the questions of a run with the base model's answers, which are kept in the run folder."""
+    settings = run.recipe.train
+    questions = load_questions(run.path / QUESTIONS)
+    names = list(questions["en"])
+    whole = {code: [_Row(name, name, fields[name]) for name in names] for code, fields in questions.items()}
+    sentences = None
+    if {"consistency", "readout"} & set(settings.objective) and (settings.sentences or settings.teacher == "sentences"):
+        split = _sentence_rows(questions if settings.sentences else {"en": questions["en"]})
+        sentences = _ask(run, loaded, split, ".sentences") if split["en"] else None
+    held_out = frozenset(pair.id.split(":", 1)[1] for pair in validation)
+    return AskedRun(_ask(run, loaded, whole, ""), sentences, held_out)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A question or a sentence of one: its name, that of the question, its fields."""
+
+    name: str
+    question: str
+    fields: Mapping[str, str]
+
+
+def _sentence_rows(questions: Mapping[str, Mapping[str, Mapping[str, str]]]) -> dict[str, list[_Row]]:
+    """Return the sentences of every language, English first; a language that has none is left out."""
+    english = {name: sentences_of(fields) for name, fields in questions["en"].items()}
+    found: dict[str, list[_Row]] = {}
+    for code, by_name in {"en": questions["en"], **questions}.items():
+        parts = {name: english[name] if code == "en" else sentences_of(fields) for name, fields in by_name.items()}
+        rows = [
+            _Row(f"{name}#{number}", name, part)
+            for name, each in parts.items()
+            if len(each) == len(english[name])
+            for number, part in enumerate(each, 1)
+        ]
+        if rows or code == "en":
+            found[code] = rows
+    return found
+
+
+def _ask(run: OpenRun, loaded: LoadedModel, rows: Mapping[str, Sequence[_Row]], ending: str) -> Asked:
     from glotlift.evaluation.prompts import prepare
+    from glotlift.training.teacher import Answers
 
     recipe, settings = run.recipe, run.recipe.train
     task = load_task(recipe.data.task)
     entry = EvalTask(task=recipe.data.task, answers=settings.answers, num_fewshot=settings.num_fewshot,
                      apply_chat_template=settings.prompt_format == "chat")  # fmt: skip
-    questions = load_questions(run.path / QUESTIONS)
-    names = list(questions["en"])
-    items = {code: [Item(name, fields[name], "") for name in names] for code, fields in questions.items()}
-    prompts = {code: prepare(loaded, task, code, each, entry) for code, each in items.items()}
-    scores = {code: _base_scores(run, loaded, each) for code, each in prompts.items()}
-    held_out = frozenset(pair.id.split(":", 1)[1] for pair in validation)
-    return Asked(names, held_out, prompts, scores)
+    prompts, answers = {}, {}
+    for code in ("en", *(code for code in rows if code != "en")):
+        items = [Item(row.name, row.fields, "") for row in rows[code]]
+        prompts[code] = prepare(loaded, task, code, items, entry)
+        scores = _base_scores(run, loaded, prompts[code], run.path / TEACHER / f"{code}{ending}.parquet")
+        answers[code] = Answers([row.name for row in rows[code]], [row.question for row in rows[code]], scores)
+    return Asked(prompts, answers)
 
 
-def _base_scores(run: OpenRun, loaded: LoadedModel, prompts: Prompts) -> np.ndarray:
+def _base_scores(run: OpenRun, loaded: LoadedModel, prompts: Prompts, path: Path) -> np.ndarray:
     from functools import partial
 
     from glotlift.evaluation.predict import PredictionFile, prediction_fingerprint, score_batches
@@ -125,7 +191,6 @@ def _base_scores(run: OpenRun, loaded: LoadedModel, prompts: Prompts) -> np.ndar
     from glotlift.runs import read_parquet
 
     group = processes()
-    path = run.path / TEACHER / f"{prompts.language}.parquet"
     fingerprint = prediction_fingerprint(loaded.variant_fingerprint("base"), prompts)
     file = PredictionFile(path, prompts, fingerprint, scoring="sequence", calibration="none",
                           metadata={"task": prompts.task, "variant": "base"}, process=group.index)  # fmt: skip
@@ -140,18 +205,20 @@ def _base_scores(run: OpenRun, loaded: LoadedModel, prompts: Prompts) -> np.ndar
 
 def readout_of(run: OpenRun, loaded: LoadedModel, validation: Sequence[QuestionPair]) -> tuple[Readout, dict[str, Any]]:
     """Return the readout of a run's questions, and what chose it; arguments as `parts_of`."""
-    from glotlift.training.readout import fit_readout
+    from glotlift.training.readout import Stated, fit_readout
 
     asked = ask(run, loaded, validation)
-    recipe = run.recipe
-    codes = ["en", *asked.languages]
-    taught = targets_of(recipe, asked, codes)
-    states = {code: _states(loaded, asked.prompts[code]) for code in codes}
-    readout, found = fit_readout(states, {code: asked.scores[code] for code in codes}, taught,
-                                 asked.prompts["en"].labels)  # fmt: skip
-    log.info("train: readout at layer %d of %d, strength %g: its scores and the model's own agree with the teacher at "
-             "%.3f where they were not fitted, the model's own alone at %.3f", readout.layer,
-             states["en"].shape[1] - 1, found["chosen"]["strength"], found["chosen"]["agreement"],
+    stated = [
+        Stated(code, each.answers[code].questions, _states(loaded, each.prompts[code]), each.answers[code].scores,
+               taught, is_whole=each is asked.whole)
+        for each, targets in targets_of(run.recipe, asked, ["en", *asked.whole.languages])
+        for code, taught in targets.items()
+    ]  # fmt: skip
+    readout, found = fit_readout(stated, asked.whole.prompts["en"].labels)
+    chosen = found["chosen"]
+    log.info("train: readout at layer %d of %d, strength %g, %s: agrees with the teacher at %.3f where it was not "
+             "fitted, the model's own scores at %.3f", readout.layer, stated[0].states.shape[1] - 1, chosen["strength"],
+             "added to the model's own scores" if readout.own else "alone", chosen["agreement"],
              found["without"])  # fmt: skip
     return readout, found
 
@@ -171,25 +238,36 @@ def _states(loaded: LoadedModel, prompts: Prompts) -> np.ndarray:
     return np.stack([found[index] for index in range(len(found))])
 
 
-def targets_of(recipe: Recipe, asked: Asked, languages: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """Return what the teacher says: language -> target scores, *shape* (questions, labels); of all but English, or of
-    the languages given."""
+def targets_of(recipe: Recipe, asked: AskedRun, languages: Sequence[str]) -> list[tuple[Asked, dict[str, np.ndarray]]]:
+    """Return what the teacher says, of whole questions and of sentences: language -> target scores.
+
+    Args:
+        recipe: of the run.
+        asked: what it asks.
+        languages: that are taught.
+    """
     from glotlift.training.teacher import teacher_targets
 
     settings = recipe.train
     gold = _gold(recipe, asked.names) if settings.control == "gold" else None
-    return teacher_targets(
-        asked.scores, languages or asked.languages, teacher=settings.teacher, center=settings.center,
-        control=settings.control, gold=gold, seed=recipe.seed,
-    )  # fmt: skip
+    shared = {"center": settings.center, "control": settings.control, "gold": gold, "seed": recipe.seed}
+    of_sentences = asked.sentences.answers["en"] if asked.sentences is not None else None
+    whole = teacher_targets(asked.whole.answers, languages, teacher=settings.teacher, english_sentences=of_sentences,
+                            **shared)  # fmt: skip
+    found = [(asked.whole, whole)]
+    if asked.sentences is not None and settings.sentences:
+        having = [code for code in languages if code in asked.sentences.answers]
+        teacher = "english" if settings.teacher == "sentences" else settings.teacher
+        found.append((asked.sentences, teacher_targets(asked.sentences.answers, having, teacher=teacher, **shared)))
+    return found
 
 
-def _gold(recipe: Recipe, names: Sequence[str]) -> list[int]:
-    """Return the number of every question's right label; the only place of training that reads one."""
+def _gold(recipe: Recipe, names: Sequence[str]) -> dict[str, int]:
+    """Return question -> number of its right label; the only place of training that reads one."""
     task: Task = load_task(recipe.data.task)
     items = read_items(task, recipe.data.source, ("en",), columns=recipe.data.columns)["en"]
     gold: Mapping[str, Any] = {item.id: item.gold for item in items}
-    return [task.labels.index(gold[name]) for name in names]
+    return {name: task.labels.index(gold[name]) for name in names}
 
 
 def shuffled(pairs: Sequence[QuestionPair], seed: int) -> list[QuestionPair]:

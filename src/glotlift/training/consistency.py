@@ -28,6 +28,7 @@ from glotlift.models.packing import Row
 from glotlift.models.together import lay_together, states_together
 from glotlift.training.objective import Part
 from glotlift.training.settings import TrainSettings
+from glotlift.training.teacher import Answers
 
 
 class Questions(Protocol):
@@ -48,12 +49,14 @@ class ScoreRow:
         language: code of the language it is asked in.
         row: the prompt, and the label words as a trie.
         target: a score a label, in nats, summing to 0.
+        question: name of the question that it is, or is a sentence of.
     """
 
     id: str
     language: str
     row: Row
     target: tuple[float, ...]
+    question: str = ""
 
     @property
     def length(self) -> int:
@@ -148,31 +151,38 @@ def token_logits(model: nn.Module, states: Tensor, tokens: Tensor) -> Tensor:
     return behind_head(model, nn.functional.linear(states, head.weight[tokens], bias))
 
 
+def score_rows(
+    prompts: Mapping[str, Questions], answers: Mapping[str, Answers], targets: Mapping[str, np.ndarray]
+) -> list[ScoreRow]:
+    """Return the rows of the languages that have targets.
+
+    Args:
+        prompts: language -> its questions as tokens.
+        answers: language -> their names, in the same order.
+        targets: language -> target scores, see `teacher_targets`.
+    """
+    return [
+        ScoreRow(f"{code}:{name}", code, row, tuple(map(float, target)), question)
+        for code, scores in targets.items()
+        for name, question, row, target in zip(
+            answers[code].names, answers[code].questions, prompts[code].rows, scores, strict=True
+        )
+    ]
+
+
 def consistency_part(
-    model: nn.Module,
-    prompts: Mapping[str, Questions],
-    names: Sequence[str],
-    held_out: Collection[str],
-    targets: Mapping[str, np.ndarray],
-    settings: TrainSettings,
+    model: nn.Module, rows: Sequence[ScoreRow], held_out: Collection[str], settings: TrainSettings
 ) -> tuple[Part, list[ScoreRow]]:
     """Return the part of a training that learns consistency, and the rows that validate it.
 
     Args:
         model: the base model.
-        prompts: language -> its questions as tokens, in the order of `names`.
-        names: of the questions.
-        held_out: names that validate.
-        targets: language -> target scores, see `teacher_targets`; the languages that are taught.
+        rows: from `score_rows`.
+        held_out: names of the questions that validate, their sentences with them.
         settings: `batch_size`.
     """
-    rows = [
-        ScoreRow(f"{code}:{name}", code, row, tuple(map(float, target)))
-        for code, scores in targets.items()
-        for name, row, target in zip(names, prompts[code].rows, scores, strict=True)
-    ]
     learned, validating = [], []
     for row in rows:
-        (validating if row.id.split(":", 1)[1] in held_out else learned).append(row)
+        (validating if row.question in held_out else learned).append(row)
     part = Part("consistency", Consistency(model), learned, 1.0, settings.batch_size, by_language=True)
     return part, validating

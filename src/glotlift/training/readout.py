@@ -10,15 +10,16 @@ once
 
     W = argmin  sum |W h - t|^2 + strength |W|^2
 
-with features of one scale. Layer and strength are those whose scores, added to the model's own, agree best with the
-teacher on questions and a language that were left out of the fit: no right answer is looked at. The readout then has
-the scale that the model's own scores have over the languages fitted on, so that both count the same.
+with features of one scale. Layer, strength, and whether the model's own scores are added are those whose scores agree
+best with the teacher on whole questions, in a language and on questions that were both left out of the fit: no right
+answer is looked at. The readout has the scale that the model's own scores have over the languages fitted on, so that
+both count the same where they are added.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ import torch
 from glotlift.errors import DataError
 from glotlift.models.readout import Readout
 
-STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
+STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Ridge strengths that are tried, in units of the mean eigenvalue of the kernel."""
 
 FEWEST_QUESTIONS = 10
@@ -37,120 +38,159 @@ _FOLDS = 5
 
 
 @dataclass(frozen=True)
+class Stated:
+    """Questions in a language, or sentences of them, as the model holds them and as the teacher answers them.
+
+    Attributes:
+        language: code.
+        questions: for every row, the name of the question that it is, or is a sentence of.
+        states: at the last prompt token. *Shape:* (rows, layers + 1, hidden).
+        own: the model's own label scores, in nats. *Shape:* (rows, labels).
+        taught: the teacher's. *Shape:* (rows, labels).
+        is_whole: whether the rows are whole questions, on which agreement is measured.
+    """
+
+    language: str
+    questions: Sequence[str]
+    states: np.ndarray
+    own: np.ndarray
+    taught: np.ndarray
+    is_whole: bool = True
+
+
+@dataclass(frozen=True)
 class Tried:
-    """A layer and strength, and how the combined scores agree with the teacher where they were not fitted.
+    """A readout that was tried, and how it agrees with the teacher where it was not fitted.
 
     Attributes:
         layer: of the state, from 1.
         strength: of the ridge.
+        own: what the model's own scores are multiplied by before the readout's are added: 1 or 0.
         agreement: Pearson correlation with the teacher, a mean over left-out languages, -1 to 1.
     """
 
     layer: int
     strength: float
+    own: float
     agreement: float
 
 
+@dataclass(frozen=True)
+class _Block:
+    """The rows of a language at one layer, each without its mean; `fold` says when a row is left out."""
+
+    language: str
+    features: np.ndarray
+    own: np.ndarray
+    taught: np.ndarray
+    fold: np.ndarray
+    is_whole: bool
+
+
 def fit_readout(
-    states: Mapping[str, np.ndarray],
-    own: Mapping[str, np.ndarray],
-    taught: Mapping[str, np.ndarray],
-    labels: Sequence[str],
-    layers: Sequence[int] | None = None,
+    stated: Sequence[Stated], labels: Sequence[str], layers: Sequence[int] | None = None
 ) -> tuple[Readout, dict[str, Any]]:
     """Return the readout, and `chosen`, `tried` and `without` (the model's own agreement) for the history.
 
     Args:
-        states: language -> states at the last prompt token. *Shape:* (questions, layers + 1, hidden).
-        own: language -> the model's own label scores, in nats. *Shape:* (questions, labels).
-        taught: language -> the teacher's label scores. *Shape:* (questions, labels).
+        stated: questions of every language, and sentences of them where there are any.
         labels: ids of the labels.
         layers: that are tried; None for the upper two thirds.
 
     Raises:
         DataError: there are fewer than `FEWEST_QUESTIONS` questions.
     """
-    codes = list(states)
-    n_questions, n_states, _ = states[codes[0]].shape
-    if n_questions < FEWEST_QUESTIONS:
-        raise DataError(f"got {n_questions} questions for a readout, expected at least {FEWEST_QUESTIONS}")
-    layers = layers or range(max(1, round((n_states - 1) / 3)), n_states)
-    said = {code: _without_mean(_centred(each)) for code, each in own.items()}
-    goal = {code: _without_mean(_centred(each)) for code, each in taught.items()}
-    left_out = [code for code in codes if code != "en"]
-    if len(codes) < 3:  # one language beside English: only questions can be left out
-        left_out = left_out or codes
+    whole = [each for each in stated if each.is_whole]
+    names = list(dict.fromkeys(name for each in whole for name in each.questions))
+    if len(names) < FEWEST_QUESTIONS:
+        raise DataError(f"got {len(names)} questions for a readout, expected at least {FEWEST_QUESTIONS}")
+    fold = {name: index % _FOLDS for index, name in enumerate(names)}
+    n_states = stated[0].states.shape[1]
     tried = []
-    for layer in layers:
-        features = {code: each[:, layer].astype(np.float64) for code, each in states.items()}
-        tried += _tried(layer, features, said, goal, left_out)
+    for layer in layers or range(max(1, round((n_states - 1) / 3)), n_states):
+        tried += _tried(layer, _blocks(stated, layer, fold))
     best = max(tried, key=lambda each: each.agreement)
-    features = {code: each[:, best.layer].astype(np.float64) for code, each in states.items()}
-    weights = _fit(features, goal, best.strength)
-    readout = _scaled(weights, features, said)
-    mean = np.mean([each.mean(0) for each in features.values()], 0)
-    without = float(np.mean([_agreement(said[code], goal[code]) for code in left_out]))
+    blocks = _blocks(stated, best.layer, fold)
+    weights = _scaled(_fits(blocks, [best.strength])[best.strength], blocks)
+    mean = np.mean([each.states[:, best.layer].astype(np.float64).mean(0) for each in whole], 0)
+    without = [_agreement(each.own, each.taught) for each in _left_out(blocks)]
     found = Readout(
         best.layer,
         tuple(labels),
         torch.tensor(mean, dtype=torch.float32),
-        torch.tensor(readout, dtype=torch.float32),
+        torch.tensor(weights, dtype=torch.float32),
+        best.own,
     )
-    return found, {"chosen": asdict(best), "without": without, "tried": [asdict(each) for each in tried]}
+    return found, {
+        "chosen": asdict(best),
+        "without": float(np.mean(without)),
+        "tried": [asdict(each) for each in tried],
+    }
 
 
-def _tried(
-    layer: int,
-    features: Mapping[str, np.ndarray],
-    said: Mapping[str, np.ndarray],
-    goal: Mapping[str, np.ndarray],
-    left_out: Sequence[str],
-) -> list[Tried]:
+def _blocks(stated: Sequence[Stated], layer: int, fold: Mapping[str, int]) -> list[_Block]:
+    return [
+        _Block(
+            each.language,
+            _without_mean(each.states[:, layer].astype(np.float64)),
+            _without_mean(_centred(each.own)),
+            _without_mean(_centred(each.taught)),
+            np.array([fold[name] for name in each.questions]),
+            each.is_whole,
+        )
+        for each in stated
+    ]
+
+
+def _left_out(blocks: Sequence[_Block]) -> list[_Block]:
+    """Return the whole questions of the languages left out in turn: all but English, where there are others."""
+    whole = [each for each in blocks if each.is_whole]
+    return [each for each in whole if each.language != "en"] or whole
+
+
+def _tried(layer: int, blocks: Sequence[_Block]) -> list[Tried]:
     """Return how a layer does at every strength, on languages and questions that are left out together."""
-    n_questions = len(next(iter(features.values())))
-    folds = np.arange(n_questions) % _FOLDS
-    agreements: dict[float, list[float]] = {strength: [] for strength in STRENGTHS}
-    for code in left_out:
-        others = [each for each in features if each != code] or [code]
-        combined = {strength: np.zeros_like(goal[code]) for strength in STRENGTHS}
+    found: dict[tuple[float, float], list[float]] = {}
+    for asked in _left_out(blocks):
+        others = [each for each in blocks if each.language != asked.language] or list(blocks)
+        read = {strength: np.zeros_like(asked.taught) for strength in STRENGTHS}
         for fold in range(_FOLDS):
-            kept, asked = folds != fold, folds == fold
-            fitted = {each: features[each][kept] for each in others}
-            solved = _fits(fitted, {each: goal[each][kept] for each in others}, STRENGTHS)
-            centre = features[code].mean(0)
-            for strength, weights in solved.items():
-                scaled = _scaled(weights, fitted, {each: said[each][kept] for each in others})
-                combined[strength][asked] = said[code][asked] + (features[code][asked] - centre) @ scaled
-        for strength in STRENGTHS:
-            agreements[strength].append(_agreement(combined[strength], goal[code]))
-    return [Tried(layer, strength, float(np.mean(found))) for strength, found in agreements.items()]
+            is_asked = asked.fold == fold
+            kept = [_kept(each, each.fold != fold) for each in others]
+            for strength, weights in _fits(kept, STRENGTHS).items():
+                read[strength][is_asked] = asked.features[is_asked] @ _scaled(weights, kept)
+        for strength, scores in read.items():
+            for own in (1.0, 0.0):
+                agreement = _agreement(own * asked.own + scores, asked.taught)
+                found.setdefault((strength, own), []).append(agreement)
+    return [Tried(layer, *key, float(np.mean(agreements))) for key, agreements in found.items()]
 
 
-def _fit(features: Mapping[str, np.ndarray], goal: Mapping[str, np.ndarray], strength: float) -> np.ndarray:
-    return _fits(features, goal, [strength])[strength]
+def _kept(block: _Block, rows: np.ndarray) -> _Block:
+    return replace(block, features=block.features[rows], own=block.own[rows], taught=block.taught[rows])
 
 
-def _fits(
-    features: Mapping[str, np.ndarray], goal: Mapping[str, np.ndarray], strengths: Sequence[float]
-) -> dict[float, np.ndarray]:
-    """Return strength -> weights, by the eigenvectors of the kernel. *Shape:* (hidden, labels) each."""
-    rows = np.concatenate([each - each.mean(0) for each in features.values()])
-    wanted = np.concatenate([_without_mean(goal[code]) for code in features])
+def _fits(blocks: Sequence[_Block], strengths: Sequence[float]) -> dict[float, np.ndarray]:
+    """Return strength -> weights. *Shape:* (hidden, labels) each."""
+    rows = np.concatenate([_without_mean(each.features) for each in blocks])
+    wanted = np.concatenate([_without_mean(each.taught) for each in blocks])
     scale = rows.std(0) + 1e-3 * rows.std()
     rows = rows / scale
-    values, vectors = np.linalg.eigh(rows @ rows.T)
-    turned = vectors.T @ wanted
+    is_wide = len(rows) <= rows.shape[1]  # then the kernel of the rows is smaller than that of the features
+    kernel = rows @ rows.T if is_wide else rows.T @ rows
+    ridge = np.trace(kernel) / len(rows) * np.eye(len(kernel))
     found = {}
     for strength in strengths:
-        shrunk = turned / (values + strength * values.mean())[:, None]
-        found[strength] = (rows.T @ (vectors @ shrunk)) / scale[:, None]
+        solved = np.linalg.solve(kernel + strength * ridge, wanted if is_wide else rows.T @ wanted)
+        found[strength] = (rows.T @ solved if is_wide else solved) / scale[:, None]
     return found
 
 
-def _scaled(weights: np.ndarray, features: Mapping[str, np.ndarray], said: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return weights whose scores vary as much as the model's own do."""
-    read = np.concatenate([(each - each.mean(0)) @ weights for each in features.values()])
-    own = np.concatenate([_without_mean(said[code]) for code in features])
+def _scaled(weights: np.ndarray, blocks: Sequence[_Block]) -> np.ndarray:
+    """Return weights whose scores of whole questions vary as much as the model's own do."""
+    whole = [each for each in blocks if each.is_whole]
+    read = np.concatenate([_without_mean(each.features) @ weights for each in whole])
+    own = np.concatenate([_without_mean(each.own) for each in whole])
     return weights * (own.std() / max(read.std(), 1e-12))
 
 

@@ -65,8 +65,10 @@ class TrainSettings(Frozen):
             and not learned, nor the end behind it), or `stripped`.
         replay: weight of the divergence from the base model on English prompts, where labels are scored and inside the
             question; 0 for none.
-        teacher: whose answers `consistency` and `readout` take over: the base model's in `english`, or of the
-            `ensemble` of English and all languages of the questions.
+        teacher: whose answers `consistency` and `readout` take over: the base model's in `english`, by the `sentences`
+            of a question in English, or of the `ensemble` of English and all languages of the questions.
+        sentences: whether `consistency` and `readout` also learn from the sentences of questions, where a translation
+            has as many as the English question.
         center: what a language's mean label score is held to: its own in the base (`language`), none (`zero`),
             English's (`prior`); see `glotlift.training.teacher`.
         control: what stands in the teacher's place, to see what the recipe gains without it. `shuffled-pairs` gives
@@ -107,7 +109,8 @@ class TrainSettings(Frozen):
     objective: Objectives = {"translation": 1.0}
     cue: Literal["kept", "masked", "stripped"] = "stripped"
     replay: float = Field(0.0, ge=0)
-    teacher: Literal["english", "ensemble"] = "english"
+    teacher: Literal["english", "sentences", "ensemble"] = "sentences"
+    sentences: bool = True
     center: Literal["language", "zero", "prior"] = "language"
     control: Control = "none"
     layer: float = Field(0.5, gt=0, le=1)
