@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-_END = re.compile(r"(?<=[.!?…؟])[\"'”’»)\]]*\s+(?=\S)|(?<=[。！？｡।॥])\s*(?=\S)")
+_END = re.compile(r"(?<=[.!?…؟])[\"'”’“»)\]]*\s+(?=\S)|(?<=[。！？｡।॥])\s*(?=\S)")
 """Behind a full stop and white space, or behind one of a script that writes none between sentences."""
 
 _LETTERS = re.compile(r"\w")

@@ -18,12 +18,13 @@ both count the same where they are added.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.linalg import solve
 
 from glotlift.errors import DataError
 from glotlift.models.readout import Readout
@@ -77,7 +78,11 @@ class Tried:
 
 @dataclass(frozen=True)
 class _Block:
-    """The rows of a language at one layer, each without its mean; `fold` says when a row is left out."""
+    """The rows of a language at one layer, each without its mean; `fold` says when a row is left out.
+
+    `products`: fold -> features by features, and features by what is taught, of the rows of that fold: sums of these
+    make every fit.
+    """
 
     language: str
     features: np.ndarray
@@ -85,6 +90,7 @@ class _Block:
     taught: np.ndarray
     fold: np.ndarray
     is_whole: bool
+    products: Mapping[int, tuple[np.ndarray, np.ndarray]]
 
 
 def fit_readout(
@@ -108,10 +114,10 @@ def fit_readout(
     n_states = stated[0].states.shape[1]
     tried = []
     for layer in layers or range(max(1, round((n_states - 1) / 3)), n_states):
-        tried += _tried(layer, _blocks(stated, layer, fold))
+        tried += _tried(layer, _blocks(stated, layer, fold)[0])
     best = max(tried, key=lambda each: each.agreement)
-    blocks = _blocks(stated, best.layer, fold)
-    weights = _scaled(_fits(blocks, [best.strength])[best.strength], blocks)
+    blocks, back = _blocks(stated, best.layer, fold)
+    weights = back @ _scaled(_fit(_products(blocks, range(_FOLDS)), best.strength), blocks)
     mean = np.mean([each.states[:, best.layer].astype(np.float64).mean(0) for each in whole], 0)
     without = [_agreement(each.own, each.taught) for each in _left_out(blocks)]
     found = Readout(
@@ -121,25 +127,34 @@ def fit_readout(
         torch.tensor(weights, dtype=torch.float32),
         best.own,
     )
-    return found, {
-        "chosen": asdict(best),
-        "without": float(np.mean(without)),
-        "tried": [asdict(each) for each in tried],
-    }
+    why = {"chosen": asdict(best), "without": float(np.mean(without)), "tried": [asdict(each) for each in tried]}
+    return found, why
 
 
-def _blocks(stated: Sequence[Stated], layer: int, fold: Mapping[str, int]) -> list[_Block]:
-    return [
-        _Block(
-            each.language,
-            _without_mean(each.states[:, layer].astype(np.float64)),
-            _without_mean(_centred(each.own)),
-            _without_mean(_centred(each.taught)),
-            np.array([fold[name] for name in each.questions]),
-            each.is_whole,
-        )
-        for each in stated
-    ]
+def _blocks(stated: Sequence[Stated], layer: int, fold: Mapping[str, int]) -> tuple[list[_Block], np.ndarray]:
+    """Return the rows of every language in features of one scale, and what turns weights back to those of the states.
+
+    Where there are fewer rows than features, the features are the rows' own directions; ridge regression is the same in
+    these. *Shape* of the second: (hidden, features).
+    """
+    states = [_without_mean(each.states[:, layer].astype(np.float64)) for each in stated]
+    everything = np.concatenate(states)
+    scale = everything.std(0) + 1e-3 * everything.std()
+    back = np.diag(1 / scale)
+    if len(everything) < everything.shape[1]:
+        directions = np.linalg.svd(everything / scale, full_matrices=False)[2].T
+        back = directions / scale[:, None]
+    blocks = []
+    for each, rows in zip(stated, states, strict=True):
+        features, taught = rows @ back, _without_mean(_centred(each.taught))
+        folds = np.array([fold[name] for name in each.questions])
+        products = {}
+        for number in range(_FOLDS):
+            part = features[folds == number]
+            products[number] = part.T @ part, part.T @ taught[folds == number]
+        own = _without_mean(_centred(each.own))
+        blocks.append(_Block(each.language, features, own, taught, folds, each.is_whole, products))
+    return blocks, back
 
 
 def _left_out(blocks: Sequence[_Block]) -> list[_Block]:
@@ -155,10 +170,10 @@ def _tried(layer: int, blocks: Sequence[_Block]) -> list[Tried]:
         others = [each for each in blocks if each.language != asked.language] or list(blocks)
         read = {strength: np.zeros_like(asked.taught) for strength in STRENGTHS}
         for fold in range(_FOLDS):
-            is_asked = asked.fold == fold
-            kept = [_kept(each, each.fold != fold) for each in others]
-            for strength, weights in _fits(kept, STRENGTHS).items():
-                read[strength][is_asked] = asked.features[is_asked] @ _scaled(weights, kept)
+            products = _products(others, [each for each in range(_FOLDS) if each != fold])
+            rows = asked.features[asked.fold == fold]
+            for strength in STRENGTHS:
+                read[strength][asked.fold == fold] = rows @ _scaled(_fit(products, strength), others)
         for strength, scores in read.items():
             for own in (1.0, 0.0):
                 agreement = _agreement(own * asked.own + scores, asked.taught)
@@ -166,31 +181,25 @@ def _tried(layer: int, blocks: Sequence[_Block]) -> list[Tried]:
     return [Tried(layer, *key, float(np.mean(agreements))) for key, agreements in found.items()]
 
 
-def _kept(block: _Block, rows: np.ndarray) -> _Block:
-    return replace(block, features=block.features[rows], own=block.own[rows], taught=block.taught[rows])
+def _products(blocks: Sequence[_Block], folds: Iterable[int]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return features by features and features by what is taught, of all rows of some folds, and their number."""
+    kept = list(folds)
+    features, taught = (sum(each.products[fold][side] for each in blocks for fold in kept) for side in (0, 1))
+    return np.asarray(features), np.asarray(taught), sum(int(np.isin(each.fold, kept).sum()) for each in blocks)
 
 
-def _fits(blocks: Sequence[_Block], strengths: Sequence[float]) -> dict[float, np.ndarray]:
-    """Return strength -> weights. *Shape:* (hidden, labels) each."""
-    rows = np.concatenate([_without_mean(each.features) for each in blocks])
-    wanted = np.concatenate([_without_mean(each.taught) for each in blocks])
-    scale = rows.std(0) + 1e-3 * rows.std()
-    rows = rows / scale
-    is_wide = len(rows) <= rows.shape[1]  # then the kernel of the rows is smaller than that of the features
-    kernel = rows @ rows.T if is_wide else rows.T @ rows
-    ridge = np.trace(kernel) / len(rows) * np.eye(len(kernel))
-    found = {}
-    for strength in strengths:
-        solved = np.linalg.solve(kernel + strength * ridge, wanted if is_wide else rows.T @ wanted)
-        found[strength] = (rows.T @ solved if is_wide else solved) / scale[:, None]
-    return found
+def _fit(products: tuple[np.ndarray, np.ndarray, int], strength: float) -> np.ndarray:
+    """Return the ridge regression's weights. *Shape:* (features, labels)."""
+    features, taught, n_rows = products
+    ridge = strength * np.trace(features) / n_rows
+    return solve(features + ridge * np.eye(len(features)), taught, assume_a="pos", check_finite=False)
 
 
 def _scaled(weights: np.ndarray, blocks: Sequence[_Block]) -> np.ndarray:
     """Return weights whose scores of whole questions vary as much as the model's own do."""
     whole = [each for each in blocks if each.is_whole]
-    read = np.concatenate([_without_mean(each.features) @ weights for each in whole])
-    own = np.concatenate([_without_mean(each.own) for each in whole])
+    read = np.concatenate([each.features @ weights for each in whole])
+    own = np.concatenate([each.own for each in whole])
     return weights * (own.std() / max(read.std(), 1e-12))
 
 

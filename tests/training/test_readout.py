@@ -1,0 +1,82 @@
+"""The readout in closed form: against scikit-learn's ridge, and on states where the answer stands at one layer."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+from glotlift.errors import DataError
+from glotlift.training.readout import STRENGTHS, Stated, fit_readout
+
+LABELS = ["positive", "negative"]
+
+
+def scored(odds):
+    return np.stack([odds / 2, -odds / 2], 1)
+
+
+def stated(n=40, hidden=12, codes=("en", "de", "sw"), layer=3, own_noise=2.0, seed=0, sentences=False):
+    """States of four layers; `layer` holds the answer along one direction, the same in every language."""
+    rng = np.random.default_rng(seed)
+    answer, direction = rng.normal(size=n), rng.normal(size=hidden)
+    made = []
+    for code in codes:
+        states = rng.normal(size=(n, 5, hidden)) + rng.normal(size=hidden)
+        states[:, layer] += answer[:, None] * direction
+        own = scored(answer + own_noise * rng.normal(size=n) + 3.0)
+        names = [f"q{number}" for number in range(n)]
+        made.append(Stated(code, names, states, own, scored(answer)))
+        if sentences:
+            kept = np.arange(0, n, 2)
+            parts = [names[index] for index in kept]
+            made.append(Stated(code, parts, states[kept] + 5.0, own[kept], scored(answer)[kept], is_whole=False))
+    return made, answer
+
+
+def test_layer_strength_and_own_scores_are_chosen_where_they_were_not_fitted():
+    made, answer = stated()
+    readout, why = fit_readout(made, LABELS)
+    assert readout.layer == why["chosen"]["layer"] == 3
+    assert readout.own == 0.0  # its own scores are nearly noise here
+    assert why["chosen"]["agreement"] > 0.8 > why["without"]
+    assert len(why["tried"]) == 4 * len(STRENGTHS) * 2
+    sure, _ = stated(own_noise=0.05)
+    readout, why = fit_readout(sure, LABELS)
+    assert readout.own == 1.0 and why["chosen"]["agreement"] > 0.95
+
+
+@pytest.mark.parametrize(("n", "hidden"), [(40, 12), (12, 60)])
+@pytest.mark.parametrize("sentences", [False, True])
+def test_the_weights_are_those_of_ridge_regression(n, hidden, sentences):
+    """More rows than features, and fewer."""
+    made, _ = stated(n, hidden, sentences=sentences)
+    readout, why = fit_readout(made, LABELS, layers=[3])
+    rows = np.concatenate([each.states[:, 3] - each.states[:, 3].mean(0) for each in made])
+    taught = np.concatenate([each.taught - each.taught.mean(0) for each in made])
+    scale = rows.std(0) + 1e-3 * rows.std()
+    ridge = why["chosen"]["strength"] * ((rows / scale) ** 2).sum() / len(rows)
+    fitted = Ridge(alpha=ridge, fit_intercept=False).fit(rows / scale, taught).coef_.T / scale[:, None]
+    weights = readout.direction.numpy()
+    np.testing.assert_allclose(weights / np.linalg.norm(weights), fitted / np.linalg.norm(fitted), atol=2e-5)
+    whole = [each for each in made if each.is_whole]
+    read = np.concatenate([(each.states[:, 3] - each.states[:, 3].mean(0)) @ weights for each in whole])
+    own = np.concatenate([each.own - each.own.mean(0) for each in whole])
+    assert read.std() == pytest.approx(own.std(), rel=1e-4)  # as far apart as the model's own
+
+
+def test_a_preference_for_a_label_teaches_nothing():
+    made, _ = stated()
+    moved = [Stated(s.language, s.questions, s.states, s.own + [2.0, 0], s.taught + [7.0, -7.0]) for s in made]
+    one, other = (fit_readout(each, LABELS)[0] for each in (made, moved))
+    np.testing.assert_allclose(one.direction, other.direction, atol=1e-6)
+
+
+def test_one_language_beside_english_and_english_alone_work():
+    for codes in (("en", "de"), ("en",)):
+        made, _ = stated(codes=codes)
+        assert fit_readout(made, LABELS)[0].layer == 3
+
+
+def test_too_few_questions_are_refused():
+    made, _ = stated(n=9)
+    with pytest.raises(DataError, match="got 9 questions for a readout, expected at least 10"):
+        fit_readout(made, LABELS)
