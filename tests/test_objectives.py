@@ -1,11 +1,17 @@
 """Objectives as runs: what each leaves, what it refuses, and that none reads an answer."""
 
 import json
+import shutil
 
+import pandas as pd
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from glotlift.errors import DataError, ModelError, RecipeError
 from glotlift.models.readout import load_readout
+from glotlift.models.steering import Steering, load_steering
 from glotlift.recipe import Recipe
 from glotlift.stages.evaluate import evaluate
 from glotlift.stages.merge import merge
@@ -107,7 +113,7 @@ def test_a_readout_is_of_one_task_and_one_shape_of_model(recipe, tmp_path, tiny_
         evaluate(**asked)
 
 
-@pytest.mark.parametrize("objective", ["consistency", "readout", {"contrastive": 1.0, "translation": 1.0}])
+@pytest.mark.parametrize("objective", ["consistency", "readout", "steering", {"contrastive": 1.0, "translation": 1.0}])
 def test_no_objective_reads_a_right_answer(recipe, tmp_path, objective):
     """Questions without answers, and with them, give the same bytes."""
     files = []
@@ -177,3 +183,53 @@ def test_settings_that_do_not_fit_are_refused(recipe, training, said):
 def test_a_folder_of_finished_pairs_has_no_fields(recipe, tmp_path):
     with pytest.raises(DataError, match="got a folder of finished pairs for train.objective consistency"):
         train(recipe(str(tmp_path), objective="consistency"), tmp_path / "run")
+
+
+def test_steering_goes_through_a_run_and_leaves_other_languages_alone(recipe, tmp_path):
+    folder = run(recipe(objective="steering", teacher="english"), tmp_path / "run")
+    chosen = json.loads((folder / "adapter" / "history.json").read_text())["steering"]["chosen"]
+    (tmp_path / "steered").mkdir()
+    file = folder / "adapter" / "steering.safetensors"
+    with safe_open(file, "pt") as stored:
+        about = json.loads(stored.metadata()["steering"])
+        offsets = {code: stored.get_tensor(code) for code in stored.keys()}  # noqa: SIM118
+    assert about["strength"] == chosen["strength"] and set(offsets) == {"de", "sw"}
+    about["strength"] = 1.0  # whatever was chosen, steer
+    save_file({code: 20 * each for code, each in offsets.items()}, file, {"steering": json.dumps(about)})
+    shutil.rmtree(folder / "predictions" / "tuned")
+    base = json.loads((folder / "scores.json").read_text())["glotlift"]["model"]
+    evaluate(model=base, adapter=str(folder / "adapter"), languages="en,de,fr", limit=4, output_path=folder)
+    moved = {}
+    for code in ("en", "de", "fr"):
+        frames = [
+            pd.read_parquet(folder / "predictions" / variant / "sentiment" / f"{code}.parquet")
+            for variant in ("base", "tuned")
+        ]
+        moved[code] = not frames[0]["sequence_positive"].equals(frames[1]["sequence_positive"])
+    assert moved == {"en": False, "de": True, "fr": False}
+    assert "steered to the English ones" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_steering_of_another_model_is_refused(recipe, tmp_path, tiny_folder):
+    folder = train(recipe(objective="steering"), tmp_path / "run")
+    with pytest.raises(ModelError, match="got steering of another model"):
+        load_steering(folder, 32, 3, "another")
+    with pytest.raises(ModelError, match="got steering of another model"):
+        load_steering(folder, 8, 3, json.loads((folder / "history.json").read_text())["base_fingerprint"])
+    (folder / "steering.safetensors").write_bytes(b"{}")
+    with pytest.raises(ModelError, match="cannot be read as steering"):
+        evaluate(model=str(tiny_folder), adapter=str(folder), languages="de", limit=2, output_path=tmp_path)
+
+
+def test_steering_is_undone_whatever_happens(tiny):
+    model = tiny("llama").model
+    steering = Steering(1, 2, 1.0, {"de": torch.ones(32)}, "x")
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        before = model(ids).logits
+        with pytest.raises(RuntimeError, match="stop"), steering.steered(model, "de"):
+            assert not torch.equal(model(ids).logits, before)
+            raise RuntimeError("stop")
+        assert torch.equal(model(ids).logits, before)
+        with steering.steered(model, "fr"):
+            assert torch.equal(model(ids).logits, before)

@@ -14,6 +14,9 @@ DEMO_HUB_ID = "google/gemma-3-270m"
 READOUT = "readout.safetensors"
 """File in the folder of a readout, which stands where an adapter stands."""
 
+STEERING = "steering.safetensors"
+"""Likewise of steering."""
+
 LONGEST = 100
 """Characters of a name; file systems allow 255 bytes, and a name gets a language and an ending."""
 

@@ -121,7 +121,7 @@ def score_batches(
         readout.check(prompts.labels, f"task {prompts.task!r}")
         if not prefix_cache:
             raise ModelError("got --no-prefix-cache with a readout, expected the cached pass, which taps its states")
-    with loaded.as_variant(variant) as model:
+    with loaded.as_variant(variant, prompts.language) as model:
         tokens = _scored_tokens(rows, prompts.prefix_sets + prompts.released_sets)
         if prefix_cache:
             batches = run(model, rows, token_budget=token_budget, batches=share, tokens=tokens,

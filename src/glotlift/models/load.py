@@ -33,7 +33,8 @@ from glotlift.errors import ModelError
 from glotlift.models.adapters import foreign_adapter
 from glotlift.models.linear import fast_linear
 from glotlift.models.readout import Readout, load_readout
-from glotlift.names import READOUT
+from glotlift.models.steering import Steering, load_steering
+from glotlift.names import READOUT, STEERING
 from glotlift.strict_json import read_json
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class LoadedModel:
         adapter_fingerprint: digest of the adapter's weights, or of the tuned model's; None without one.
         tuned: the tuned model where all weights were tuned, so that base and tuned are two models; else None.
         readout: what is added to the tuned variant's label scores where no weight was tuned; else None.
+        steering: what the tuned variant is steered by where no weight was tuned; else None.
         foreign_adapter: a sentence where the adapter was made for another model, see `models.adapters`; else None.
     """
 
@@ -64,6 +66,7 @@ class LoadedModel:
     tuned: Any = None
     foreign_adapter: str | None = None
     readout: Readout | None = None
+    steering: Steering | None = None
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -75,12 +78,19 @@ class LoadedModel:
         return digest(self.fingerprint, self.adapter_fingerprint if variant == "tuned" else None)
 
     @contextmanager
-    def as_variant(self, variant: str) -> Iterator[Any]:
-        """Run with the adapter switched off (`base`) or on (`tuned`); yields the model, its linear layers made fast."""
+    def as_variant(self, variant: str, language: str | None = None) -> Iterator[Any]:
+        """Run with the adapter switched off (`base`) or on (`tuned`); yields the model, its linear layers made fast.
+
+        Args:
+            variant: `base` or `tuned`.
+            language: of the prompts, which steering goes by; None for no steering.
+        """
         model = self.tuned if self.tuned is not None and variant == "tuned" else self.model
-        has_adapter = self.adapter_fingerprint is not None and self.tuned is None and self.readout is None
-        is_off = variant == "base" and has_adapter
-        with fast_linear(model), model.disable_adapter() if is_off else nullcontext():
+        is_off = variant == "base" and hasattr(self.model, "peft_config")
+        steered = nullcontext()
+        if self.steering is not None and variant == "tuned" and language is not None:
+            steered = self.steering.steered(model, language)
+        with fast_linear(model), model.disable_adapter() if is_off else nullcontext(), steered:
             yield model
 
 
@@ -92,7 +102,7 @@ def load_model(
     Args:
         name: hub id, local folder, `.gguf` file, or `demo`.
         adapter: folder (or hub id) of a peft adapter, the folder of a model whose weights were all tuned, or that of a
-            readout; None for none.
+            readout or of steering; None for none.
         dtype: one of `DTYPES`; `auto` is bfloat16 on a GPU that has it, else float32.
         device: `auto` (CUDA if there is one), or a device of torch.
         quantization: `4bit` loads the weights in four bits, with bitsandbytes, for training; else `none`.
@@ -103,17 +113,21 @@ def load_model(
     """
     source = model_source(name)
     is_model = adapter is not None and _is_whole_model(Path(adapter))
-    is_readout = adapter is not None and (Path(adapter) / READOUT).is_file()
-    if adapter is not None and not is_model and not is_readout:
+    is_readout, is_steering = (adapter is not None and (Path(adapter) / file).is_file() for file in (READOUT, STEERING))
+    if adapter is not None and not (is_model or is_readout or is_steering):
         _check_adapter(Path(adapter))
     place, kind = place_and_dtype(device, dtype)
     tokenizer = load_tokenizer(name)
     model = _weights(name, source, kind, quantization)
-    adapter_fingerprint = tuned = readout = None
-    if is_readout:
+    adapter_fingerprint = tuned = readout = steering = None
+    if is_readout or is_steering:
         text = model.config.get_text_config()
-        readout = load_readout(Path(str(adapter)), text.hidden_size, text.num_hidden_layers)
+        shape = text.hidden_size, text.num_hidden_layers
         adapter_fingerprint = weights_fingerprint(str(adapter))
+        if is_readout:
+            readout = load_readout(Path(str(adapter)), *shape)
+        else:
+            steering = load_steering(Path(str(adapter)), *shape, tensors_fingerprint(source))
     elif is_model:
         tuned, adapter_fingerprint = (
             _weights(str(adapter), str(adapter), kind, "none"),
@@ -131,7 +145,7 @@ def load_model(
     foreign = foreign_adapter(_files(adapter), name, _files(source), tensors_fingerprint(source)) if adapter else None
     if foreign:
         log.warning("%s: %s", adapter, foreign)
-    return LoadedModel(name, model, tokenizer, fingerprint, adapter_fingerprint, tuned, foreign, readout)
+    return LoadedModel(name, model, tokenizer, fingerprint, adapter_fingerprint, tuned, foreign, readout, steering)
 
 
 def _weights(name: str, source: str, dtype: torch.dtype, quantization: str) -> Any:

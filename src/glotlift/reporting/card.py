@@ -109,7 +109,7 @@ def front_matter(run: RunFiles, folder: str = "") -> str:
         content["license"] = terms[0]
     if run.is_tuned:
         library = "transformers" if run.is_full or folder == "merged" else "peft"
-        content["library_name"] = "glotlift" if "readout" in run.objective else library
+        content["library_name"] = "glotlift" if {"readout", "steering"} & set(run.objective) else library
     content["pipeline_tag"] = "text-generation"
     if languages := ordered([*codes, *run.seen]):
         content["language"] = languages

@@ -72,8 +72,15 @@ _LEARNED = {
     "consistency": "to answer questions in {seen} as it answers them in English",
     "contrastive": "to represent questions in {seen} as it represents them in English",
     "readout": "on questions in {seen} to say what the model says in English",
+    "steering": "on questions in {seen} and their English versions",
 }
 """Objective -> what is learned by it; no answer is read for any of them."""
+
+_CLOSED = {
+    "readout": ("got a readout of a middle layer, fitted",),
+    "steering": ("got its states of a language steered to the English ones, by offsets computed",),
+}
+"""Objective that tunes no weight -> what was done."""
 
 # --- what was done
 
@@ -86,7 +93,7 @@ def _done(run: RunFiles) -> str:
     if run.seen:
         pairs = counted(run.audit["pairs"], "pair") if run.audit else ""
         how = "in all its weights" if run.is_full else "with LoRA" if run.recipe else ""
-        done = ("got a readout of a middle layer, fitted",) if "readout" in run.objective else ("was tuned", how)
+        done = next((_CLOSED[name] for name in run.objective if name in _CLOSED), ("was tuned", how))
         tuned = " ".join(filter(None, (*done, learned(run))))
         done = f"{model} {tuned}{f' ({pairs})' if pairs else ''}"
     else:

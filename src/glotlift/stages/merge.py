@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 
 from glotlift.data.questions import split_validation
-from glotlift.names import READOUT
+from glotlift.names import READOUT, STEERING
 from glotlift.runs import write_json
 from glotlift.stages.data import DATA, pairs_of
 from glotlift.stages.stage import OpenRun, Stage, open_run, walk
@@ -61,9 +61,10 @@ def _is_needless(run: OpenRun) -> bool:
     is_whole_model = (adapter / "config.json").is_file()
     if is_whole_model:
         log.info("merge: nothing to do, all weights were tuned; the model is %s", adapter)
-    if (adapter / READOUT).is_file():
-        log.info("merge: nothing to do, a readout is no part of the model's weights; it stays in %s", adapter)
-        return True
+    for file, what in ((READOUT, "a readout"), (STEERING, "steering")):
+        if (adapter / file).is_file():
+            log.info("merge: nothing to do, %s is no part of the model's weights; it stays in %s", what, adapter)
+            return True
     return is_whole_model
 
 

@@ -25,6 +25,7 @@ from glotlift.stages.data import QUESTIONS
 from glotlift.stages.stage import OpenRun
 from glotlift.tasks.load import load_task
 from glotlift.tasks.task import Item, Task
+from glotlift.training.settings import TAUGHT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from glotlift.evaluation.prompts import Prompts
     from glotlift.models.load import LoadedModel
     from glotlift.models.readout import Readout
+    from glotlift.models.steering import Steering
     from glotlift.training.objective import LearnedRow, Part
     from glotlift.training.teacher import Answers
 
@@ -133,7 +135,7 @@ def ask(run: OpenRun, loaded: LoadedModel, validation: Sequence[QuestionPair]) -
     names = list(questions["en"])
     whole = {code: [_Row(name, name, fields[name]) for name in names] for code, fields in questions.items()}
     sentences = None
-    if {"consistency", "readout"} & set(settings.objective) and (settings.sentences or settings.teacher == "sentences"):
+    if TAUGHT & set(settings.objective) and (settings.sentences or settings.teacher == "sentences"):
         split = _sentence_rows(questions if settings.sentences else {"en": questions["en"]})
         sentences = _ask(run, loaded, split, ".sentences") if split["en"] else None
     held_out = frozenset(pair.id.split(":", 1)[1] for pair in validation)
@@ -236,6 +238,33 @@ def _states(loaded: LoadedModel, prompts: Prompts) -> np.ndarray:
             assert batch.last_states is not None
             found |= dict(zip(batch.rows, batch.last_states.numpy(), strict=True))
     return np.stack([found[index] for index in range(len(found))])
+
+
+def steering_of(
+    run: OpenRun, loaded: LoadedModel, validation: Sequence[QuestionPair]
+) -> tuple[Steering, dict[str, Any]]:
+    """Return the steering of a run's languages, and what chose it; arguments as `parts_of`."""
+    from glotlift.evaluation.predict import predict, score_and_pool
+    from glotlift.models.load import model_source, tensors_fingerprint
+    from glotlift.training.steering import fit_steering
+
+    asked = ask(run, loaded, validation)
+    whole = asked.whole
+    states = {code: score_and_pool(loaded, prompts)[1] for code, prompts in whole.prompts.items()}
+    own = {code: each.scores for code, each in whole.answers.items()}
+    ((_, taught), *_) = targets_of(run.recipe, asked, whole.languages)
+
+    def score(steering: Steering, code: str) -> np.ndarray:
+        prompts = whole.prompts[code]
+        steered = replace(loaded, steering=steering, adapter_fingerprint="steered")
+        return predict(steered, prompts, "tuned")[[f"sequence_{label}" for label in prompts.labels]].to_numpy()
+
+    steering, found = fit_steering(states, own, taught, score, tensors_fingerprint(model_source(run.recipe.model)))
+    log.info("train: steering in %s, added behind block %d and taken off behind %d, strength %g: agrees with the "
+             "teacher at %.3f, the model alone at %.3f; other languages run as they are",
+             " ".join(steering.offsets), steering.low, steering.high, steering.strength, found["chosen"]["agreement"],
+             found["without"])  # fmt: skip
+    return steering, found
 
 
 def targets_of(recipe: Recipe, asked: AskedRun, languages: Sequence[str]) -> list[tuple[Asked, dict[str, np.ndarray]]]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,9 @@ def _fingerprint(run: OpenRun) -> str:
 
 def _do(run: OpenRun) -> dict[str, Any]:
     from glotlift.models.load import load_model, model_source, tensors_fingerprint
-    from glotlift.stages.objectives import parts_of, readout_of
+    from glotlift.models.readout import save_readout
+    from glotlift.models.steering import save_steering
+    from glotlift.stages.objectives import parts_of, readout_of, steering_of
     from glotlift.training.tune import tune
 
     recipe, settings = run.recipe, run.recipe.train
@@ -130,11 +133,16 @@ def _do(run: OpenRun) -> dict[str, Any]:
     base = {"base_model": recipe.model, "base_fingerprint": tensors_fingerprint(model_source(recipe.model))}
     about = {"seen": _sources(pairs), "pivot": pivot(recipe.data.direction), **base,
              "objective": settings.objective, "control": settings.control}  # fmt: skip
-    if "readout" in settings.objective:
-        readout, found = readout_of(run, loaded, validation)
-        if processes().is_first:
-            _save_readout(readout, {"log": [], "validation_loss": {}, **about, "readout": found}, run.path / ADAPTER)
-        return {"layer": readout.layer}
+    for name, (compute, save) in {
+        "readout": (readout_of, save_readout),
+        "steering": (steering_of, save_steering),
+    }.items():
+        if name in settings.objective:
+            computed, found = compute(run, loaded, validation)
+            if processes().is_first:
+                history = {"log": [], "validation_loss": {}, **about, name: found}
+                _save_computed(partial(save, computed), history, run.path / ADAPTER)
+            return {"chosen": found["chosen"]}
     parts, held_out = parts_of(run, loaded, training, validation)
     log.info("train: %s on %s; %s", " and ".join(f"{len(part.rows)} rows of {part.name}" for part in parts),
              recipe.model, _estimate(recipe, parts).sentence())  # fmt: skip
@@ -195,14 +203,14 @@ def _save_tuned(model: Any, loaded: Any, history: Mapping[str, Any], target: Pat
     write_folder(target, save)
 
 
-def _save_readout(readout: Any, history: Mapping[str, Any], target: Path) -> None:
-    from glotlift.models.readout import save_readout
+def _save_computed(save: Callable[[Path], None], history: Mapping[str, Any], target: Path) -> None:
+    """Write what tunes no weight, and its history, where an adapter would stand."""
 
-    def save(folder: Path) -> None:
-        save_readout(readout, folder)
+    def write(folder: Path) -> None:
+        save(folder)
         write_json(folder / "history.json", history)
 
-    write_folder(target, save)
+    write_folder(target, write)
 
 
 TRAIN = Stage(

@@ -119,7 +119,7 @@ def fit_readout(
     blocks, back = _blocks(stated, best.layer, fold)
     weights = back @ _scaled(_fit(_products(blocks, range(_FOLDS)), best.strength), blocks)
     mean = np.mean([each.states[:, best.layer].astype(np.float64).mean(0) for each in whole], 0)
-    without = [_agreement(each.own, each.taught) for each in _left_out(blocks)]
+    without = [agreement(each.own, each.taught) for each in _left_out(blocks)]
     found = Readout(
         best.layer,
         tuple(labels),
@@ -146,13 +146,13 @@ def _blocks(stated: Sequence[Stated], layer: int, fold: Mapping[str, int]) -> tu
         back = directions / scale[:, None]
     blocks = []
     for each, rows in zip(stated, states, strict=True):
-        features, taught = rows @ back, _without_mean(_centred(each.taught))
+        features, taught = rows @ back, without_means(each.taught)
         folds = np.array([fold[name] for name in each.questions])
         products = {}
         for number in range(_FOLDS):
             part = features[folds == number]
             products[number] = part.T @ part, part.T @ taught[folds == number]
-        own = _without_mean(_centred(each.own))
+        own = without_means(each.own)
         blocks.append(_Block(each.language, features, own, taught, folds, each.is_whole, products))
     return blocks, back
 
@@ -176,8 +176,8 @@ def _tried(layer: int, blocks: Sequence[_Block]) -> list[Tried]:
                 read[strength][asked.fold == fold] = rows @ _scaled(_fit(products, strength), others)
         for strength, scores in read.items():
             for own in (1.0, 0.0):
-                agreement = _agreement(own * asked.own + scores, asked.taught)
-                found.setdefault((strength, own), []).append(agreement)
+                agrees = agreement(own * asked.own + scores, asked.taught)
+                found.setdefault((strength, own), []).append(agrees)
     return [Tried(layer, *key, float(np.mean(agreements))) for key, agreements in found.items()]
 
 
@@ -203,7 +203,12 @@ def _scaled(weights: np.ndarray, blocks: Sequence[_Block]) -> np.ndarray:
     return weights * (own.std() / max(read.std(), 1e-12))
 
 
-def _agreement(a: np.ndarray, b: np.ndarray) -> float:
+def without_means(scores: np.ndarray) -> np.ndarray:
+    """Return label scores less their mean over the labels, and then over the questions. *Shape:* as given."""
+    return _without_mean(_centred(scores))
+
+
+def agreement(a: np.ndarray, b: np.ndarray) -> float:
     """Return the Pearson correlation of scores over questions and labels; 0 where one does not vary."""
     a, b = (a - a.mean(0)).ravel(), (b - b.mean(0)).ravel()
     norm = np.linalg.norm(a) * np.linalg.norm(b)

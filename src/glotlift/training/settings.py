@@ -31,6 +31,9 @@ TUNED = ("translation", "consistency", "contrastive")
 CLOSED_FORM = ("readout", "steering")
 """Objectives that tune none: what they learn is computed, and stands beside the model."""
 
+TAUGHT = {"consistency", "readout", "steering"}
+"""Objectives that have a teacher."""
+
 OBJECTIVES = (*TUNED, *CLOSED_FORM)
 
 
@@ -160,7 +163,7 @@ class TrainSettings(Frozen):
         low, high = self.lora_layers
         if not 0 <= low < high <= 1:
             raise ValueError(f"got lora_layers {low:g}, {high:g}, expected two shares of the depth such as 0.6, 1")
-        is_taught = {"consistency", "readout"} & set(self.objective)
+        is_taught = TAUGHT & set(self.objective)
         if self.control not in ("none", "shuffled-pairs") and not is_taught:
             raise ValueError(f"got control {self.control} for {' + '.join(self.objective)}, which has no teacher; "
                              "expected shuffled-pairs or none")  # fmt: skip
