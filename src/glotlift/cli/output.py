@@ -37,13 +37,16 @@ def print_run(folder: Path) -> None:
 def print_tables(scores: dict[str, Any], *, with_rollups: bool = False) -> None:
     """Print the tables and sentences of all test sets; on request also by family, script and resource class."""
     from glotlift.reporting.across import grids, spreads
-    from glotlift.reporting.terminal import grid_table, result_table, rollups, spread_table
+    from glotlift.reporting.baselines import baseline_table
+    from glotlift.reporting.terminal import fitted, grid_table, result_table, rollups, spread_table
 
     screen = console()
     extras = scores.get("glotlift", {})
     for key, entry in extras.get("tasks", {}).items():
         found = [result_table(scores, key), entry["sentence"], entry.get("parts_sentence", "")]
-        print_paragraphs(screen, [*found, rollups(scores, key) if with_rollups else None])
+        baselines = baseline_table(entry, key)
+        found += [fitted(baselines) if baselines else None, rollups(scores, key) if with_rollups else None]
+        print_paragraphs(screen, found)
     for grid in grids(extras):
         print_paragraphs(screen, [grid_table(grid), grid.sentence])
     for spread in spreads(extras):

@@ -110,6 +110,12 @@ def evaluate(
     answer_languages: Annotated[
         str | None, given("--answer-languages", "Grid of prompt language x answer language: codes or `all`.")
     ] = None,
+    baselines: Annotated[
+        str | None, given("--baselines", "Other ways to ask the base: english-demos, oracle, by commas.")
+    ] = None,
+    translated: Annotated[
+        str | None, given("--translated", "Items translated into English, a path with {lang}: a baseline.")
+    ] = None,
     scoring: Annotated[
         str | None, given("--scoring", "sequence, prefix-mass, prefix-mass-released or first-token.", "sequence")
     ] = None,

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from glotlift.errors import ModelError
+from glotlift.evaluation.baselines import ENGLISH, Baseline, baselines_of
 from glotlift.evaluation.findings import some
 from glotlift.evaluation.predict import PredictionFile, prediction_fingerprint, score_batches, server_batches
 from glotlift.evaluation.predictions import read_predictions
 from glotlift.evaluation.prompts import Prompts, prepare, prepare_texts
 from glotlift.evaluation.repeats import repeat_warnings
 from glotlift.evaluation.samples import write_samples
-from glotlift.evaluation.scores import build_scores
+from glotlift.evaluation.scores import baseline_scores, build_scores
 from glotlift.evaluation.settings import EvalSettings
 from glotlift.evaluation.test_sets import TestSet
 from glotlift.models.labels import audit_labels
@@ -62,10 +64,14 @@ def evaluate_test_sets(
     """
     group = processes()
     predictions = []
+    baselines = {key: baselines_of(test_set, settings.baselines) for key, test_set in test_sets.items()}
     for test_set in test_sets.values():
         prompts = _prompts(engine, test_set, settings.scoring)
         for variant in engine.variants:
-            _predict(engine, variant, test_set, prompts, settings, folder, prefix_cache, group)
+            _predict(engine, variant, variant, test_set, prompts, settings, folder, prefix_cache, group)
+        for each in baselines[test_set.key]:
+            in_english = _english_prompts(engine, test_set, each)
+            _predict(engine, "base", each.name, test_set, in_english, settings, folder, prefix_cache, group)
         if group.is_first:
             predictions.append(read_predictions(folder, test_set.key, engine.variants, list(prompts)))
             for each in prompts.values() if log_samples else ():
@@ -75,6 +81,12 @@ def evaluate_test_sets(
     seen, pivot = tuned_on(adapter)
     config = {"tasks": [entry.model_dump(mode="json") for entry in settings.tasks], "random_seed": seed}
     scores = build_scores(predictions, model=engine.name, config=config, seen=seen, pivot=pivot, seed=seed)
+    for direct in predictions:
+        if asked := baselines[direct.key]:
+            found = {each.name: read_predictions(folder, direct.key, [each.name], list(each.items)) for each in asked}
+            scores["glotlift"]["tasks"][direct.key]["baselines"] = baseline_scores(
+                direct, found, seen, pivot, seed=seed
+            )
     scores["glotlift"]["warnings"] = _warnings(engine, test_sets)
     _warn_of_collapse(scores["glotlift"]["tasks"])
     write_json(folder / "scores.json", scores)
@@ -100,9 +112,22 @@ def _warnings(engine: LoadedModel | Server, test_sets: Mapping[str, TestSet]) ->
     return found
 
 
+def _english_prompts(engine: LoadedModel | Server, test_set: TestSet, baseline: Baseline) -> dict[str, Prompts]:
+    """Return a baseline's prompts, each under the language that its items are of."""
+    found = {}
+    for code, items in baseline.items.items():
+        if isinstance(engine, LoadedModel):
+            prompts = prepare(engine, test_set.task, ENGLISH, items, test_set.settings)
+        else:
+            prompts = prepare_texts(test_set.task, ENGLISH, items, test_set.settings)
+        found[code] = replace(prompts, language=code)
+    return found
+
+
 def _predict(
     engine: LoadedModel | Server,
     variant: str,
+    name: str,
     test_set: TestSet,
     prompts: Mapping[str, Prompts],
     settings: EvalSettings,
@@ -110,22 +135,22 @@ def _predict(
     prefix_cache: bool,
     group: Processes,
 ) -> None:
-    """Score a test set in all its languages with a variant of the model."""
+    """Score a test set in all its languages with a variant of the model, under its name or that of a baseline."""
     weights = engine.variant_fingerprint(variant)
     entry = test_set.settings
     asked = {name: getattr(entry, name) for name in ("answers", "demo_seed", "closing_quote", "apply_chat_template")}
     about = {"task": test_set.key, "model": engine.name, **asked}
     files = [
         PredictionFile(
-            folder / "predictions" / variant / test_set.key / f"{code}.parquet",
+            folder / "predictions" / name / test_set.key / f"{code}.parquet",
             each, prediction_fingerprint(weights, each, prefix_cache=prefix_cache),
             scoring=settings.scoring, calibration=settings.calibration,
-            metadata={**about, "variant": variant}, process=group.index,
+            metadata={**about, "variant": name}, process=group.index,
         )
         for code, each in prompts.items()
     ]  # fmt: skip
     total = sum(len(each.items) for each in prompts.values())
-    with track(f"eval {test_set.key}, {variant}", total, "items") as advance:
+    with track(f"eval {test_set.key}, {name}", total, "items") as advance:
         for number, (file, each) in enumerate(zip(files, prompts.values(), strict=True)):
             share = {"process": group.index + number, "n_processes": group.count}
             if isinstance(engine, LoadedModel):

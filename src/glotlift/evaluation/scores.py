@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from glotlift.evaluation.across import over_test_sets, parts_by_test_set
+from glotlift.evaluation.baselines import beside_base, ensemble
 from glotlift.evaluation.compare import (
     Change,
     compare_auroc,
@@ -156,6 +157,37 @@ def _add_changes(scores: dict[str, Any], test_set: Predictions, groups: Mapping[
     raw, fair = ({name: Change(**change) for name, change in scores[f"{each}_groups"].items()}
                  for each in ("raw", "calibrated"))  # fmt: skip
     scores["sentence"] = change_sentence(test_set.key, raw, fair, scores["means"])
+
+
+BASELINE_MEASURES = ("raw", "calibrated", "auroc")
+"""What baselines are told in."""
+
+
+def baseline_scores(
+    direct: Predictions, baselines: Mapping[str, Predictions], seen: Sequence[str], pivot: str, *, seed: int = 0
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return what every baseline changes against direct answers: baseline -> measure -> group -> a `Change`.
+
+    Args:
+        direct: predictions of the base model, asked in the languages' own prompts.
+        baselines: name -> predictions; an `ensemble` of the direct answers and `translated`, else `oracle`, is added.
+        seen: see `build_scores`.
+        pivot: likewise.
+        seed: of the bootstrap.
+    """
+    other = next((name for name in ("translated", "oracle") if name in baselines), None)
+    together = {"ensemble": ensemble(direct, baselines[other])} if other else {}
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, each in {**baselines, **together}.items():
+        paired = beside_base(direct, each)
+        groups = language_groups(paired.languages, seen, pivot)
+        for measure in BASELINE_MEASURES:
+            _, grouped = _compared(paired, measure, seed)
+            changes = {group: grouped(group, codes) for group, codes in groups.items()}
+            found.setdefault(name, {})[measure] = {
+                group: asdict(change) for group, change in changes.items() if change is not None
+            }
+    return found
 
 
 GroupChange = Callable[[str, Sequence[str]], Change | None]

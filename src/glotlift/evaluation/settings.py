@@ -37,6 +37,7 @@ class EvalTask(Frozen):
 
     `source` is where its rows are: by default what the task file says under `data`, else the bundled sample.
     `closing_quote` scores the quote behind an answer word too; `demo_seed` draws the demonstrations from the pool.
+    `translated` is where the items' translations into English are, a path with `{lang}`: a baseline.
     """
 
     task: Location
@@ -52,10 +53,14 @@ class EvalTask(Frozen):
     gold: str | None = None
     columns: Columns = {}
     gold_map: GoldMap = {}
+    translated: Location | None = None
 
 
 class EvalSettings(Frozen):
-    """Constrained decoding in many languages. `scoring` and `calibration` decide; all others are stored beside it."""
+    """Constrained decoding in many languages. `scoring` and `calibration` decide; all others are stored beside it.
+
+    `baselines` are ways to ask the base model that the tuned one is seen beside, see `glotlift.evaluation.baselines`.
+    """
 
     tasks: tuple[EvalTask, ...] = Field(min_length=1)
     languages: Codes = resolve("all")
@@ -63,6 +68,7 @@ class EvalSettings(Frozen):
     calibration: Calibration = "none"
     token_budget: Count = 1024
     batch_size: BatchSize = "auto"
+    baselines: tuple[Literal["english-demos", "oracle"], ...] = ()
 
 
 class Evaluation(ModelSettings, ServerSettings):
@@ -79,6 +85,9 @@ class Evaluation(ModelSettings, ServerSettings):
         answer_languages: codes, or `all`: in place of `answers`, the grid of prompt language x answer language.
         scoring: `sequence`, `prefix-mass`, `prefix-mass-released` or `first-token`; the others are stored beside it.
         calibration: `none`, `contextual` or `batch`; accuracies under the others are stored beside it.
+        baselines: `english-demos` (the English prompt around a question in its own language) and `oracle` (around its
+            English version); see `glotlift.evaluation.baselines`.
+        translated: a path with `{lang}`, where what a translation engine made of the items in English is; a baseline.
         closing_quote: score the quote behind the answer word too.
         apply_chat_template: write prompts with the model's chat template.
         limit: items a language.
@@ -99,6 +108,8 @@ class Evaluation(ModelSettings, ServerSettings):
     gold_map: GoldMap = {}
     answers: Names = (default_of(EvalTask, "answers"),)
     answer_languages: Codes = ()
+    baselines: Names = ()
+    translated: Location | None = None
     scoring: Scoring = default_of(EvalSettings, "scoring")
     calibration: Calibration = default_of(EvalSettings, "calibration")
     closing_quote: bool = default_of(EvalTask, "closing_quote")

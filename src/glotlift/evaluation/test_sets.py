@@ -7,9 +7,10 @@ any model is loaded.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from glotlift.data.parallel import read_questions
 from glotlift.data.read import read_items
 from glotlift.errors import RecipeError
 from glotlift.evaluation.settings import EvalSettings, EvalTask
@@ -27,11 +28,13 @@ class TestSet:
         settings: what was asked for.
         task: the task.
         items: language -> items.
+        translated: language -> item id -> fields in English, as a translation engine made them; empty where none are.
     """
 
     settings: EvalTask
     task: Task
     items: dict[str, list[Item]]
+    translated: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -42,7 +45,8 @@ class TestSet:
     def content(self) -> list[Any]:
         """All it holds, as JSON can: prompts, demonstrations and answer words, and every item."""
         task = self.task.model_dump(mode="json")
-        return [
+        english = [self.translated] if self.translated else []
+        return english + [
             (self.key, task, code, [(item.id, dict(item.fields), item.gold) for item in items])
             for code, items in self.items.items()
         ]
@@ -73,4 +77,9 @@ def _read(entry: EvalTask, settings: EvalSettings) -> TestSet:
     for code in languages:
         task.preamble(code, entry.answers, entry.num_fewshot, entry.demo_seed)  # faults of the settings show at once
     options = {"limit": entry.limit, "gold": entry.gold, "columns": entry.columns, "gold_map": entry.gold_map}
-    return TestSet(entry, task, read_items(task, entry.source, languages, **options))
+    items = read_items(task, entry.source, languages, **options)
+    if entry.translated is None:
+        return TestSet(entry, task, items)
+    foreign = [code for code in languages if code != "en"]
+    files = read_questions(task, entry.translated, foreign, entry.columns)
+    return TestSet(entry, task, items, {code: each.rows for code, each in files.items()})

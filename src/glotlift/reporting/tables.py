@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from glotlift.reporting.baselines import baseline_table
 from glotlift.reporting.card import escape_markdown
 from glotlift.reporting.figures import slug
 from glotlift.reporting.names import language, ordered
@@ -51,6 +52,9 @@ def write_tables(folder: Path, scores: Mapping[str, Any]) -> list[Path]:
         table = build_table(scores, key)
         files[folder / f"{slug(key)}.md"] = markdown_text(table)
         files[folder / f"{slug(key)}.tex"] = latex_text(table)
+        if (baselines := baseline_table(scores["glotlift"]["tasks"][key], key)) is not None:
+            files[folder / f"{slug(key)}-baselines.md"] = markdown_text(baselines)
+            files[folder / f"{slug(key)}-baselines.tex"] = latex_text(baselines)
     for path, text in files.items():
         write_text(path, text)
     return list(files)

@@ -60,7 +60,17 @@ def _entries(asked: Evaluation) -> list[dict[str, Any]]:
     """Return the test sets that an evaluation stands for, as `EvalTask` reads them."""
     answers = [f"{ANSWERS_IN}{code}" for code in _answer_languages(asked)] or list(asked.answers)
     draws = list(range(asked.seed, asked.seed + asked.demo_seeds)) or [None]
-    shared = ("source", "gold", "columns", "gold_map", "limit", "num_fewshot", "closing_quote", "apply_chat_template")
+    shared = (
+        "source",
+        "gold",
+        "columns",
+        "gold_map",
+        "translated",
+        "limit",
+        "num_fewshot",
+        "closing_quote",
+        "apply_chat_template",
+    )
     return [
         {
             **{name: getattr(asked, name) for name in shared},
