@@ -13,6 +13,7 @@ from glotlift import compare, evaluate
 from glotlift.cli import main
 from glotlift.errors import DataError, ModelError, RecipeError, TaskError
 from glotlift.evaluation.journal import Journal
+from glotlift.reporting.baselines import strength_table
 from glotlift.runs import read_parquet
 from glotlift.tasks.load import load_task
 from tests.models.test_adapters import write_adapter
@@ -214,3 +215,19 @@ def test_an_interrupt_leaves_whole_batches_and_says_how_to_go_on(tiny_folder, tm
     left = [str(f.relative_to(tmp_path / "out")) for f in (tmp_path / "out").rglob("*") if f.is_file()]
     assert left == [str(Path("predictions/base/sentiment/.de.0.jsonl"))]
     assert len((tmp_path / "out" / left[0]).read_text().splitlines()) == 4  # what it depends on, and three batches
+
+
+def test_an_adapter_at_several_strengths_in_one_load(tiny_folder, tmp_path):
+    from tests.training.test_merge import random_adapter
+
+    adapter = random_adapter(str(tiny_folder), tmp_path / "adapter")
+    asked = {"model": str(tiny_folder), "languages": "en,de", "limit": 6, "output_path": tmp_path / "eval"}
+    scores = evaluate(adapter=str(adapter), adapter_strength="0.5,1", **asked)
+    task = scores["glotlift"]["tasks"]["sentiment"]
+    assert list(task["strengths"]) == ["tuned-0.5"] and scores["glotlift"]["variants"] == ["base", "tuned"]
+    table = strength_table(task, "sentiment")
+    assert [row.cells["way"].text for row in table.groups[""]] == ["asked directly", "adapter x 0.5", "tuned"]
+    with pytest.raises(ModelError, match="got adapter strengths 0.5 without a LoRA adapter"):
+        evaluate(adapter_strength=[0.5], **asked)
+    with pytest.raises(RecipeError, match="adapter_strength"):
+        evaluate(adapter=str(adapter), adapter_strength="-1", **asked)

@@ -19,7 +19,7 @@ from glotlift.evaluation.settings import EvalSettings
 from glotlift.explanation.settings import ExplainSettings
 from glotlift.fields import Name
 from glotlift.schema import Frozen, parse_yaml, read_yaml, validate
-from glotlift.training.settings import PRESETS, TrainSettings
+from glotlift.training.settings import PRESETS, MergeSettings, TrainSettings
 
 
 class Recipe(Frozen):
@@ -32,6 +32,7 @@ class Recipe(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     data: DataSettings
     train: TrainSettings = TrainSettings.model_validate({})
+    merge: MergeSettings = MergeSettings.model_validate({})
     eval: EvalSettings | None = None
     explain: ExplainSettings = ExplainSettings()
 

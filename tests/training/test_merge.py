@@ -404,3 +404,24 @@ def test_control_strings_of_the_layouts_are_tokens_in_the_pairs_as_in_training(t
         merged(base, adapter, tmp_path / name, said, layout=name)["n_targets"] for name in ("text", "{text}</s>")
     )
     assert as_text == as_token + 3  # `<`, `/`, `s`, `>`
+
+
+def test_a_strength_is_between_base_and_adapter_in_evaluation_and_merged(tmp_path, tiny_folder, pairs):
+    """Half a strength is half of LoRA's update; merged so, it is the model that evaluation saw."""
+    adapter = random_adapter(str(tiny_folder), tmp_path / "adapter")
+    loaded = replace(load_model(str(tiny_folder), adapter=str(adapter)), strength=0.5)
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        with loaded.as_variant("tuned") as model:
+            half = model(ids).logits
+        with replace(loaded, strength=1.0).as_variant("tuned") as model:
+            whole = model(ids).logits
+        with loaded.as_variant("base") as model:
+            base = model(ids).logits
+    assert not torch.allclose(half, whole, atol=1e-3) and not torch.allclose(half, base, atol=1e-3)
+    prints = {each.variant_fingerprint("tuned") for each in (loaded, replace(loaded, strength=1.0))}
+    assert len(prints) == 2
+    merge_adapter(str(tiny_folder), str(adapter), tmp_path / "merged", pairs, TrainSettings(), strength=0.5)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, half, atol=1e-4, rtol=1e-4)

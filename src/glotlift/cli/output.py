@@ -37,15 +37,15 @@ def print_run(folder: Path) -> None:
 def print_tables(scores: dict[str, Any], *, with_rollups: bool = False) -> None:
     """Print the tables and sentences of all test sets; on request also by family, script and resource class."""
     from glotlift.reporting.across import grids, spreads
-    from glotlift.reporting.baselines import baseline_table
+    from glotlift.reporting.baselines import baseline_table, strength_table
     from glotlift.reporting.terminal import fitted, grid_table, result_table, rollups, spread_table
 
     screen = console()
     extras = scores.get("glotlift", {})
     for key, entry in extras.get("tasks", {}).items():
         found = [result_table(scores, key), entry["sentence"], entry.get("parts_sentence", "")]
-        baselines = baseline_table(entry, key)
-        found += [fitted(baselines) if baselines else None, rollups(scores, key) if with_rollups else None]
+        beside = [strength_table(entry, key), baseline_table(entry, key)]
+        found += [*(fitted(each) for each in beside if each), rollups(scores, key) if with_rollups else None]
         print_paragraphs(screen, found)
     for grid in grids(extras):
         print_paragraphs(screen, [grid_table(grid), grid.sentence])

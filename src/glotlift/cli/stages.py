@@ -89,11 +89,14 @@ def train(
     typer.echo(found["estimate"].sentence())
 
 
-def merge(run_path: RunPath) -> None:
+def merge(
+    run_path: RunPath,
+    strength: Annotated[float | None, given("--strength", "What a LoRA adapter is multiplied by.", "1.0")] = None,
+) -> None:
     """Merge the adapter of a run into a plain model folder."""
     from glotlift.stages.merge import merge as merge_run
 
-    typer.echo(merge_run(run_path))
+    typer.echo(merge_run(run_path, strength=strength))
 
 
 def evaluate(
@@ -109,6 +112,9 @@ def evaluate(
     answers: Answers = None,
     answer_languages: Annotated[
         str | None, given("--answer-languages", "Grid of prompt language x answer language: codes or `all`.")
+    ] = None,
+    adapter_strength: Annotated[
+        str | None, given("--adapter-strength", "Further strengths of a LoRA adapter, as 0.25,0.5.")
     ] = None,
     baselines: Annotated[
         str | None, given("--baselines", "Other ways to ask the base: english-demos, oracle, by commas.")

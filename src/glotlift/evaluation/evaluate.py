@@ -7,7 +7,7 @@ of a job share the items; the first writes what they found.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from glotlift.evaluation.predictions import read_predictions
 from glotlift.evaluation.prompts import Prompts, prepare, prepare_texts
 from glotlift.evaluation.repeats import repeat_warnings
 from glotlift.evaluation.samples import write_samples
-from glotlift.evaluation.scores import baseline_scores, build_scores
+from glotlift.evaluation.scores import baseline_scores, beside_scores, build_scores
 from glotlift.evaluation.settings import EvalSettings
 from glotlift.evaluation.test_sets import TestSet
 from glotlift.models.labels import audit_labels
@@ -69,6 +69,9 @@ def evaluate_test_sets(
         prompts = _prompts(engine, test_set, settings.scoring)
         for variant in engine.variants:
             _predict(engine, variant, variant, test_set, prompts, settings, folder, prefix_cache, group)
+        for turned in strengths(engine, settings.adapter_strength):
+            name = f"tuned-{turned.strength:g}"
+            _predict(turned, "tuned", name, test_set, prompts, settings, folder, prefix_cache, group)
         for each in baselines[test_set.key]:
             in_english = _english_prompts(engine, test_set, each)
             _predict(engine, "base", each.name, test_set, in_english, settings, folder, prefix_cache, group)
@@ -82,6 +85,10 @@ def evaluate_test_sets(
     config = {"tasks": [entry.model_dump(mode="json") for entry in settings.tasks], "random_seed": seed}
     scores = build_scores(predictions, model=engine.name, config=config, seen=seen, pivot=pivot, seed=seed)
     for direct in predictions:
+        if turned := [f"tuned-{each.strength:g}" for each in strengths(engine, settings.adapter_strength)]:
+            found = {name: read_predictions(folder, direct.key, [name], direct.languages) for name in turned}
+            compared = beside_scores(direct, found, seen, pivot, seed=seed)
+            scores["glotlift"]["tasks"][direct.key]["strengths"] = compared
         if asked := baselines[direct.key]:
             found = {each.name: read_predictions(folder, direct.key, [each.name], list(each.items)) for each in asked}
             scores["glotlift"]["tasks"][direct.key]["baselines"] = baseline_scores(
@@ -110,6 +117,21 @@ def _warnings(engine: LoadedModel | Server, test_sets: Mapping[str, TestSet]) ->
     if isinstance(engine, LoadedModel) and engine.foreign_adapter is not None:  # which loading has logged
         found.append({"kind": "foreign-adapter", "test_set": None, "languages": [], "text": engine.foreign_adapter})
     return found
+
+
+def strengths(engine: LoadedModel | Server, asked: Sequence[float]) -> list[LoadedModel]:
+    """Return the tuned model with its adapter at other strengths.
+
+    Raises:
+        ModelError: some are asked for, and there is no LoRA adapter.
+    """
+    if not asked:
+        return []
+    is_lora = isinstance(engine, LoadedModel) and hasattr(engine.model, "peft_config")
+    if not is_lora or not isinstance(engine, LoadedModel):
+        raise ModelError(f"got adapter strengths {', '.join(f'{each:g}' for each in asked)} without a LoRA adapter, "
+                         "expected one with --adapter")  # fmt: skip
+    return [replace(engine, strength=each) for each in asked]
 
 
 def _english_prompts(engine: LoadedModel | Server, test_set: TestSet, baseline: Baseline) -> dict[str, Prompts]:

@@ -177,8 +177,23 @@ def baseline_scores(
     """
     other = next((name for name in ("translated", "oracle") if name in baselines), None)
     together = {"ensemble": ensemble(direct, baselines[other])} if other else {}
+    return beside_scores(direct, {**baselines, **together}, seen, pivot, seed=seed)
+
+
+def beside_scores(
+    direct: Predictions, others: Mapping[str, Predictions], seen: Sequence[str], pivot: str, *, seed: int = 0
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return what other ways to ask, or other models, change: name -> measure -> group -> a `Change`.
+
+    Args:
+        direct: predictions of the base model.
+        others: name -> predictions on the same items, of one variant each.
+        seen: see `build_scores`.
+        pivot: likewise.
+        seed: of the bootstrap.
+    """
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for name, each in {**baselines, **together}.items():
+    for name, each in others.items():
         paired = beside_base(direct, each)
         groups = language_groups(paired.languages, seen, pivot)
         for measure in BASELINE_MEASURES:

@@ -32,6 +32,19 @@ Calibration = Literal["none", "contextual", "batch"]
 """What is taken off them first, see `glotlift.evaluation.metrics.decide`."""
 
 
+def _strengths(value: Any) -> Any:
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        found = [float(part) for part in parts]
+    except (TypeError, ValueError):
+        return value
+    return tuple(each for each in dict.fromkeys(found) if each != 1)
+
+
+Strengths = Annotated[tuple[Annotated[float, Field(gt=0, le=4)], ...], BeforeValidator(_strengths)]
+"""What an adapter is multiplied by, beside 1."""
+
+
 class EvalTask(Frozen):
     """A test set. `name` is what it is called in results; by default the task's name.
 
@@ -59,7 +72,8 @@ class EvalTask(Frozen):
 class EvalSettings(Frozen):
     """Constrained decoding in many languages. `scoring` and `calibration` decide; all others are stored beside it.
 
-    `baselines` are ways to ask the base model that the tuned one is seen beside, see `glotlift.evaluation.baselines`.
+    `baselines` are ways to ask the base model that the tuned one is seen beside, see `glotlift.evaluation.baselines`;
+    `adapter_strength` are strengths of a LoRA adapter beside 1, which the tuned model has.
     """
 
     tasks: tuple[EvalTask, ...] = Field(min_length=1)
@@ -69,6 +83,7 @@ class EvalSettings(Frozen):
     token_budget: Count = 1024
     batch_size: BatchSize = "auto"
     baselines: tuple[Literal["english-demos", "oracle"], ...] = ()
+    adapter_strength: Strengths = ()
 
 
 class Evaluation(ModelSettings, ServerSettings):
@@ -85,6 +100,7 @@ class Evaluation(ModelSettings, ServerSettings):
         answer_languages: codes, or `all`: in place of `answers`, the grid of prompt language x answer language.
         scoring: `sequence`, `prefix-mass`, `prefix-mass-released` or `first-token`; the others are stored beside it.
         calibration: `none`, `contextual` or `batch`; accuracies under the others are stored beside it.
+        adapter_strength: what a LoRA adapter is multiplied by, beside 1: `(0.25, 0.5)`, or one text with commas.
         baselines: `english-demos` (the English prompt around a question in its own language) and `oracle` (around its
             English version); see `glotlift.evaluation.baselines`.
         translated: a path with `{lang}`, where what a translation engine made of the items in English is; a baseline.
@@ -108,6 +124,7 @@ class Evaluation(ModelSettings, ServerSettings):
     gold_map: GoldMap = {}
     answers: Names = (default_of(EvalTask, "answers"),)
     answer_languages: Codes = ()
+    adapter_strength: Strengths = ()
     baselines: Names = ()
     translated: Location | None = None
     scoring: Scoring = default_of(EvalSettings, "scoring")

@@ -1,6 +1,7 @@
-"""Which model an adapter was made for.
+"""Which model an adapter was made for, and how strongly it works.
 
-Enters: the folders of an adapter and of the model that it is put on. Leaves: a sentence where it was made for another.
+Enters: the folders of an adapter and of the model that it is put on. Leaves: a sentence where it was made for another;
+or the model with its adapter turned down.
 
 An adapter's matrices fit every model of the same widths, so nothing fails when they are put on the wrong one. Training
 leaves a digest of the base's weights in `history.json`, which decides. Adapters of other tools only name their base, by
@@ -12,10 +13,38 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from peft.tuners.lora import LoraLayer
+
 from glotlift.errors import ModelError
+
+
+@contextmanager
+def at_strength(model: Any, strength: float) -> Iterator[None]:
+    """Multiply what LoRA layers add to a model while inside.
+
+    Args:
+        model: a peft model.
+        strength: 1 is the adapter as it was trained, 0 the base.
+
+    Raises:
+        ModelError: the model has no LoRA layers, which alone have a strength.
+    """
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    if not layers and strength != 1:
+        raise ModelError(f"got adapter strength {strength:g} for a model without LoRA layers, expected 1")
+    kept = [dict(layer.scaling) for layer in layers]
+    try:
+        for layer in layers:
+            layer.scaling = {name: scale * strength for name, scale in layer.scaling.items()}
+        yield
+    finally:
+        for layer, scaling in zip(layers, kept, strict=True):
+            layer.scaling = scaling
 
 
 def foreign_adapter(adapter: Path, model: str, folder: Path, tensors: str) -> str | None:

@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from glotlift.errors import ModelError
-from glotlift.models.adapters import foreign_adapter
+from glotlift.models.adapters import at_strength, foreign_adapter
 from glotlift.models.linear import fast_linear
 from glotlift.models.readout import Readout, load_readout
 from glotlift.models.steering import Steering, load_steering
@@ -67,6 +67,7 @@ class LoadedModel:
     foreign_adapter: str | None = None
     readout: Readout | None = None
     steering: Steering | None = None
+    strength: float = 1.0
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -75,7 +76,10 @@ class LoadedModel:
 
     def variant_fingerprint(self, variant: str) -> str:
         """Return the digest that tells a variant's weights from all others."""
-        return digest(self.fingerprint, self.adapter_fingerprint if variant == "tuned" else None)
+        if variant == "base":
+            return digest(self.fingerprint, None)
+        turned_down = () if self.strength == 1 else (self.strength,)
+        return digest(self.fingerprint, self.adapter_fingerprint, *turned_down)
 
     @contextmanager
     def as_variant(self, variant: str, language: str | None = None) -> Iterator[Any]:
@@ -90,7 +94,9 @@ class LoadedModel:
         steered = nullcontext()
         if self.steering is not None and variant == "tuned" and language is not None:
             steered = self.steering.steered(model, language)
-        with fast_linear(model), model.disable_adapter() if is_off else nullcontext(), steered:
+        is_turned = variant == "tuned" and self.strength != 1
+        turned = at_strength(model, self.strength) if is_turned else nullcontext()
+        with fast_linear(model), model.disable_adapter() if is_off else nullcontext(), turned, steered:
             yield model
 
 

@@ -1,4 +1,4 @@
-"""The table of baselines: ways to ask the base model, and the tuned one beside them.
+"""The tables of baselines, and of an adapter at several strengths, the tuned model beside them.
 
 Enters: scores of a test set. Leaves: a table, a row a way to ask, and what each is in a few words.
 """
@@ -26,28 +26,35 @@ def baseline_table(task: Mapping[str, Any], key: str) -> ResultTable | None:
     Means are over the languages never tuned on, over all where it is not known which these are; changes against asking
     the base model directly, 95 % intervals clustered by source item.
     """
-    baselines = task.get("baselines")
-    if not baselines:
-        return None
-    group = "unseen" if all("unseen" in each["raw"] for each in baselines.values()) else "all"
+    rows = {TITLES.get(name, name): each for name, each in task.get("baselines", {}).items()}
+    return _table(task, rows, f"{key}: baselines") if rows else None
+
+
+def strength_table(task: Mapping[str, Any], key: str) -> ResultTable | None:
+    """Return the table of an adapter at several strengths, as `baseline_table`; None where there is one strength."""
+    rows = {f"adapter x {name.removeprefix('tuned-')}": each for name, each in task.get("strengths", {}).items()}
+    return _table(task, rows, f"{key}: strengths of the adapter") if rows else None
+
+
+def _table(task: Mapping[str, Any], others: Mapping[str, Any], title: str) -> ResultTable:
+    group = "unseen" if all("unseen" in each["raw"] for each in others.values()) else "all"
+    rows = {name: {measure: each[measure].get(group) for measure in _MEASURES} for name, each in others.items()}
     tuned = {measure: group_changes(task, measure).get(group) for measure in _MEASURES}
-    rows = {TITLES.get(name, name): {measure: each[measure].get(group) for measure in _MEASURES}
-            for name, each in baselines.items()}  # fmt: skip
     if any(tuned.values()):
         rows["tuned"] = tuned
-    any_change = next(change for each in rows.values() for change in each.values() if change)
     direct = {measure: next((c for each in rows.values() if (c := each[measure])), None) for measure in _MEASURES}
-    cells = {"way": Cell("asked directly")} | {
+    first = {"way": Cell("asked directly")} | {
         measure: Cell(percent(change["a"]) if change else "–") for measure, change in direct.items()
     }
-    others = [Row({"way": Cell(name)} | {m: _cell(c) for m, c in row.items()}) for name, row in rows.items()]
+    body = [Row({"way": Cell(name)} | {m: _cell(c) for m, c in row.items()}) for name, row in rows.items()]
     columns = (
-        Column("way", "base model", is_number=False),
-        *(Column(measure, title, "points, 95\u00a0% interval") for measure, title in _MEASURES.items()),
+        Column("way", "model", is_number=False),
+        *(Column(measure, name, "points, 95\u00a0% interval") for measure, name in _MEASURES.items()),
     )
-    which = "never tuned on" if group == "unseen" else "beside English"
-    title = f"{key}: baselines, mean over {counted(any_change['languages'], 'language')} {which}"
-    return ResultTable(title, columns, {"": [Row(cells), *others]}, [])
+    n_languages = max(change["languages"] for change in direct.values() if change)
+    which = " never tuned on" if group == "unseen" else ""
+    title = f"{title}, mean over {counted(n_languages, 'language')}{which}"
+    return ResultTable(title, columns, {"": [Row(first), *body]}, [])
 
 
 def _cell(change: Mapping[str, Any] | None) -> Cell:

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from glotlift.reporting.across import grids, members, spreads
-from glotlift.reporting.baselines import baseline_table
+from glotlift.reporting.baselines import baseline_table, strength_table
 from glotlift.reporting.card import model_card
 from glotlift.reporting.charts import second_accuracy
 from glotlift.reporting.figures import Figure, figures, slug
@@ -143,7 +143,7 @@ def _entry(scores: Mapping[str, Any], key: str, shown: Sequence[Mapping[str, Any
         "colors": dict(zip(task["labels"], LABELS * len(task["labels"]), strict=False)),
         "figures": drawings("results"),
         "parts": drawings("parts"),
-        "baselines": baseline_table(task, key),
+        "beside": [each for each in (strength_table(task, key), baseline_table(task, key)) if each],
         "rollups": rollup_table(task, scores["variants"]),
         "consistency": consistency_sentence(task),
         "consistency_figures": drawings("consistency"),

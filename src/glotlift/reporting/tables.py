@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glotlift.reporting.baselines import baseline_table
+from glotlift.reporting.baselines import baseline_table, strength_table
 from glotlift.reporting.card import escape_markdown
 from glotlift.reporting.figures import slug
 from glotlift.reporting.names import language, ordered
@@ -52,9 +52,11 @@ def write_tables(folder: Path, scores: Mapping[str, Any]) -> list[Path]:
         table = build_table(scores, key)
         files[folder / f"{slug(key)}.md"] = markdown_text(table)
         files[folder / f"{slug(key)}.tex"] = latex_text(table)
-        if (baselines := baseline_table(scores["glotlift"]["tasks"][key], key)) is not None:
-            files[folder / f"{slug(key)}-baselines.md"] = markdown_text(baselines)
-            files[folder / f"{slug(key)}-baselines.tex"] = latex_text(baselines)
+        task = scores["glotlift"]["tasks"][key]
+        for name, beside in {"baselines": baseline_table(task, key), "strengths": strength_table(task, key)}.items():
+            if beside is not None:
+                files[folder / f"{slug(key)}-{name}.md"] = markdown_text(beside)
+                files[folder / f"{slug(key)}-{name}.tex"] = latex_text(beside)
     for path, text in files.items():
         write_text(path, text)
     return list(files)

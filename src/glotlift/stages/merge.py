@@ -26,9 +26,15 @@ _N_PAIRS = 16
 """Question pairs that adapter and merged model are compared on."""
 
 
-def merge(run_path: str | Path) -> Path:
-    """Merge the adapter of a run into its base model; return the folder of the merged model."""
-    run = open_run(Path(run_path) / "recipe.yaml", run_path)
+def merge(run_path: str | Path, *, strength: float | None = None) -> Path:
+    """Merge the adapter of a run into its base model; return the folder of the merged model.
+
+    Args:
+        run_path: the run folder.
+        strength: what a LoRA adapter is multiplied by; what the recipe says by default.
+    """
+    settings = () if strength is None else (f"merge.strength={strength}",)
+    run = open_run(Path(run_path) / "recipe.yaml", run_path, settings)
     walk(run, MERGE)
     return run.path / MERGED
 
@@ -37,7 +43,8 @@ def _fingerprint(run: OpenRun) -> str:
     from glotlift.models.load import digest, weights_fingerprint
 
     weights = run.base_fingerprint, weights_fingerprint(str(run.path / ADAPTER))
-    return digest(weights, run.recipe.model, run.recipe.dtype)
+    strength = run.recipe.merge.strength
+    return digest(weights, run.recipe.model, run.recipe.dtype, *([strength] if strength != 1 else []))
 
 
 def _do(run: OpenRun) -> None:
@@ -48,8 +55,9 @@ def _do(run: OpenRun) -> None:
     certificate = merge_adapter(
         recipe.model, str(run.path / ADAPTER), run.path / MERGED, (held_out or pairs)[:_N_PAIRS], recipe.train,
         layout=layout_text(load_task(recipe.data.task)), dtype=recipe.dtype, device=recipe.device,
+        strength=recipe.merge.strength,
     )  # fmt: skip
-    write_json(run.path / "merge.json", certificate)
+    write_json(run.path / "merge.json", certificate | {"strength": recipe.merge.strength})
     log.info(
         "merge: largest logit difference to the adapter %.2g, accuracy on %d target tokens %.4f and %.4f",
         *(certificate[key] for key in ("max_logit_difference", "n_targets", "accuracy_adapter", "accuracy_merged")),

@@ -19,7 +19,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from glotlift.data.questions import QuestionPair
 from glotlift.errors import DataError, ModelError, RunError, one_of
+from glotlift.models.adapters import at_strength
 from glotlift.models.anatomy import base_model
 from glotlift.models.head import final_states, head_logits, language_model_head
 from glotlift.models.linear import fast_linear
@@ -78,6 +79,7 @@ def merge_adapter(
     layout: str = "",
     dtype: str = "auto",
     device: str = "auto",
+    strength: float = 1.0,
 ) -> dict[str, Any]:
     """Merge an adapter into its base, save the result, and certify it.
 
@@ -90,6 +92,7 @@ def merge_adapter(
         layout: see `tokenize_pairs`.
         dtype: of the saved weights; `auto` is what each tensor of the base is stored in, fp32 for a GGUF file.
         device: to merge and compare on; the CPU takes over where its memory is too small.
+        strength: what the adapter is multiplied by, in the model it is compared with too.
 
     Returns:
         The certificate. Logits: `max_logit_difference` over the vocabulary at all target tokens, `tolerance` (see
@@ -115,7 +118,7 @@ def merge_adapter(
     certificate: dict[str, Any] = {}
 
     def write(place: str, folder: Path) -> None:
-        reference = _save(model, adapter, folder, rows, kind, kinds, place)
+        reference = _save(model, adapter, folder, rows, kind, kinds, place, strength)
         gc.collect()  # peft's modules know each other in circles
         certificate.update(_certificate(folder, reference, rows, kind, tokenize))
 
@@ -204,16 +207,18 @@ def _save(
     kind: torch.dtype,
     kinds: dict[str, torch.dtype],
     device: str,
+    strength: float,
 ) -> _Reference:
     """Merge and save; return what the adapter gave before."""
     with warnings.catch_warnings():
         # peft warns of adapters on head or embedding where these are one tensor; `_merge` sees to them
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings")
-        loaded = load_model(model, adapter=adapter, dtype="float32", device=device)
+        loaded = replace(load_model(model, adapter=adapter, dtype="float32", device=device), strength=strength)
         with loaded.as_variant("tuned") as tuned:
             states = [_target_states(tuned, row) for row in rows]
         reference = _Reference(states, copy.deepcopy(language_model_head(loaded.model)))
-        merged = _merge(loaded.model, adapter)
+        with at_strength(loaded.model, strength):
+            merged = _merge(loaded.model, adapter)
     for name, tensor in chain(merged.named_parameters(), merged.named_buffers()):
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(kinds.get(name, kind))

@@ -25,6 +25,12 @@ class ProbeSettings(Frozen):
     patience: Count = 3
 
 
+class MergeSettings(Frozen):
+    """Merging: `strength` is what a LoRA adapter is multiplied by, 1 as it was trained."""
+
+    strength: float = Field(1.0, gt=0)
+
+
 TUNED = ("translation", "consistency", "contrastive")
 """Objectives that tune weights, alone or together."""
 
