@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from glotlift.errors import DataError, ModelError, RecipeError
+from glotlift.errors import DataError, LanguageError, ModelError, RecipeError
 from glotlift.models.readout import load_readout
 from glotlift.models.steering import Steering, load_steering
 from glotlift.recipe import Recipe
@@ -233,3 +233,22 @@ def test_steering_is_undone_whatever_happens(tiny):
         assert torch.equal(model(ids).logits, before)
         with steering.steered(model, "fr"):
             assert torch.equal(model(ids).logits, before)
+
+
+def test_a_language_without_prompts_is_refused(recipe, tmp_path):
+    pack = {"template": "{text}\nA: ", "answer_sets": {"own": {"yes": "yes", "no": "no"}}}
+    content = {"name": "two", "fields": ["text"], "labels": ["yes", "no"], "languages": {"en": pack, "de": pack}}
+    (tmp_path / "two.yaml").write_text(json.dumps(content))
+    with pytest.raises(LanguageError, match="task 'two' has no prompts in 'sw'; it has: en de"):
+        train(recipe(data={"task": str(tmp_path / "two.yaml")}, objective="consistency", answers="own"), tmp_path / "r")
+
+
+def test_labels_whose_first_tokens_agree_are_taught_over_the_trie(recipe, tmp_path):
+    pack = {"template": "{text}\nA: ", "answer_sets": {"own": {"yes": "good thing", "no": "good grief"}}}
+    content = {"name": "two", "fields": ["text"], "labels": ["yes", "no"],
+               "languages": dict.fromkeys(("en", "de", "sw"), pack)}  # fmt: skip
+    (tmp_path / "two.yaml").write_text(json.dumps(content))
+    source = questions(tmp_path / "questions", gold=False)
+    made = recipe(source, data={"task": str(tmp_path / "two.yaml")}, objective="consistency", answers="own")
+    history = json.loads((train(made, tmp_path / "run") / "history.json").read_text())
+    assert history["log"][0]["loss"] > 0 and history["parts"]["consistency"]["rows_seen"]

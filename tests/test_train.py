@@ -98,6 +98,20 @@ def test_killed_at_any_step_it_goes_on_to_the_same_bytes(recipe, whole, tmp_path
     assert _losses(tmp_path / "run") == _losses(whole)
 
 
+def test_consistency_that_is_killed_goes_on_to_the_same_bytes(recipe, tmp_path):
+    """With replay beside it, and its teacher's scores kept."""
+    asked = ("train.objective=consistency", "train.replay=0.5")
+    train(recipe, tmp_path / "whole", settings=asked)
+    process = Warm(main, _arguments(recipe, tmp_path / "run", *asked))
+    while process.poll() is None and not list((tmp_path / "run").glob("checkpoints/*/checkpoint-3")):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait()[0] == -signal.SIGKILL, "it was over before it could be killed"
+    train(recipe, tmp_path / "run", settings=asked)
+    assert _adapter(tmp_path / "run") == _adapter(tmp_path / "whole")
+    assert _losses(tmp_path / "run") == _losses(tmp_path / "whole")
+
+
 def test_ctrl_c_says_how_to_go_on(recipe, whole, tmp_path):
     process = _start(recipe, tmp_path / "run")
     while process.poll() is None and not list((tmp_path / "run").glob("checkpoints/*/checkpoint-2")):

@@ -69,9 +69,7 @@ def test_what_predicts_the_gap_is_told_with_its_sign(odds):
     rng = np.random.default_rng(3)
     gold = np.where(odds > 0, "positive", "negative")
     pivot = said(odds, gold=gold)
-    languages = {
-        f"x{n}": said(odds + n * rng.normal(size=60), tokens=10.0 + n, gold=gold) for n in (0.1, 0.5, 1, 2, 4)
-    }
+    languages = {f"x{n}": said(odds + n * rng.normal(size=60), tokens=10.0 + n, gold=gold) for n in (0.1, 0.5, 1, 2, 4)}
     found = {code: diagnose_language(code, each, pivot, LABELS) for code, each in languages.items()}
     found["en"] = diagnose_language("en", pivot, pivot, LABELS)
     told = predicts(found, "en")

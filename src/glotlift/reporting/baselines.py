@@ -26,7 +26,7 @@ def baseline_table(task: Mapping[str, Any], key: str) -> ResultTable | None:
     Means are over the languages never tuned on, over all where it is not known which these are; changes against asking
     the base model directly, 95 % intervals clustered by source item.
     """
-    rows = {TITLES.get(name, name): each for name, each in task.get("baselines", {}).items()}
+    rows = {TITLES[name]: each for name, each in task.get("baselines", {}).items()}
     return _table(task, rows, f"{key}: baselines") if rows else None
 
 
