@@ -9,9 +9,7 @@ are converted once to a safetensors folder in the cache (`GLOTLIFT_CACHE`, else 
 from __future__ import annotations
 
 import gc
-import hashlib
 import importlib.util
-import json
 import logging
 import os
 import shutil
@@ -20,7 +18,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +28,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from glotlift.errors import ModelError
 from glotlift.models.adapters import at_strength, foreign_adapter
+from glotlift.models.fingerprints import (
+    digest,
+    file_digest,
+    model_files,
+    tensors_fingerprint,
+    weights_fingerprint,
+)
 from glotlift.models.linear import fast_linear
 from glotlift.models.readout import Readout, load_readout
 from glotlift.models.steering import Steering, load_steering
 from glotlift.names import READOUT, STEERING
-from glotlift.strict_json import read_json
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +151,11 @@ def load_model(
         except (RuntimeError, AssertionError, NotImplementedError) as fault:
             raise ModelError(f"model {name!r} cannot be put on device {device!r}: {_first_line(fault)}") from fault
     fingerprint = digest(weights_fingerprint(source), str(kind), *([quantization] if quantization != "none" else []))
-    foreign = foreign_adapter(_files(adapter), name, _files(source), tensors_fingerprint(source)) if adapter else None
+    foreign = (
+        foreign_adapter(model_files(adapter), name, model_files(source), tensors_fingerprint(source))
+        if adapter
+        else None
+    )
     if foreign:
         log.warning("%s: %s", adapter, foreign)
     return LoadedModel(name, model, tokenizer, fingerprint, adapter_fingerprint, tuned, foreign, readout, steering)
@@ -290,7 +297,7 @@ def _demo_folder() -> Path:
 
 def _converted(file: Path, stem: str, sha256: str | None = None) -> Path:
     """Return the safetensors folder of a GGUF file. Several processes may ask at once; one converts."""
-    target = cache_folder() / "models" / f"{stem}-{(sha256 or _sha256(file))[:12]}"
+    target = cache_folder() / "models" / f"{stem}-{(sha256 or file_digest(file))[:12]}"
     if _is_finished(target):
         return target
     try:
@@ -332,74 +339,6 @@ def _convert(file: Path, target: Path) -> None:
         scratch.rename(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def digest(*parts: object) -> str:
-    """Return a short digest of values that JSON can hold."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def weights_fingerprint(source: str) -> str:
-    """Return a digest of a model's or adapter's config and weights, by content.
-
-    Args:
-        source: a folder, or a hub id, whose files are fetched into the hub cache where they are not there yet.
-
-    Raises:
-        ModelError: it is neither.
-    """
-    folder = _files(source)
-    return digest(*(_config(folder / name) for name in ("config.json", "adapter_config.json")), _digests(folder))
-
-
-def tensors_fingerprint(source: str) -> str:
-    """Return a digest of a model's weights alone: its config also says which version of transformers saved it.
-
-    Args:
-        source: as in `weights_fingerprint`.
-
-    Raises:
-        ModelError: as there.
-    """
-    return digest(_digests(_files(source)))
-
-
-def _files(source: str) -> Path:
-    """Return the folder with the configs and weights of a model or adapter, fetched where they are not there yet."""
-    if Path(source).is_dir():
-        return Path(source)
-    from huggingface_hub import snapshot_download
-
-    wanted = ["config.json", "adapter_config.json", "history.json", "*model*.safetensors", "*model*.bin"]
-    try:
-        return Path(snapshot_download(source, allow_patterns=wanted))
-    except (OSError, ValueError) as fault:
-        raise ModelError(f"model {source!r} cannot be fetched: {_first_line(fault)}") from fault
-
-
-def _digests(folder: Path) -> list[str]:
-    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
-    return [_sha256_of(file, (s := file.stat()).st_ino, s.st_size, s.st_mtime_ns) for file in weights]
-
-
-def _config(file: Path) -> Any:
-    """Return a config; peft writes `target_modules` in the order of a set, which differs from process to process."""
-    if not file.is_file():
-        return None
-    content = read_json(file, ModelError, infinite=True)
-    modules = content.get("target_modules")
-    return {**content, "target_modules": sorted(modules) if isinstance(modules, list) else modules}
-
-
-@cache
-def _sha256_of(file: Path, _inode: int, _size: int, _modified: int) -> str:
-    """Return the digest of a file; the rest of the key tells that it was replaced, as a run's adapter is."""
-    return _sha256(file)
 
 
 def _first_line(fault: BaseException) -> str:
