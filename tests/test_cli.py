@@ -385,7 +385,7 @@ def test_no_space_left_for_the_adapter(refused, recipe, tmp_path, monkeypatch):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("peft.peft_model.safe_save_file", full)
-    sentence = refused("run", recipe(), "-o", tmp_path / "run")
+    sentence = refused("run", recipe(train={"objective": "translation"}), "-o", tmp_path / "run")
     assert sentence.startswith(f"{tmp_path / 'run' / 'checkpoints'}")
     assert "cannot be written (Error while serializing: I/O error: No space left on device" in sentence
     assert not list((tmp_path / "run").glob("*adapter*"))

@@ -27,6 +27,7 @@ def recipe(tiny_folder, tmp_path_factory):
         "model": str(tiny_folder),
         "data": {"task": "sentiment", "languages": ["zh", "de"], "limit": 8, "validation_fraction": 0.25},
         "train": {
+            "objective": "translation",
             "rank": 2,
             "batch_size": 4,
             "micro_batch_size": 2,

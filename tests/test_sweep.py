@@ -29,7 +29,10 @@ def written(tiny_folder, tmp_path):
         sweep = {
             "name": "few",
             "recipe": str(tmp_path / "recipe.yaml"),
-            "runs": [{"name": "consistency", "train": {"objective": "consistency"}}, {"name": "translation"}],
+            "runs": [
+                {"name": "consistency", "train": {"objective": "consistency"}},
+                {"name": "translation", "train": {"objective": "translation"}},
+            ],
             **content,
         }
         path = tmp_path / "sweep.yaml"
@@ -57,7 +60,7 @@ def test_the_base_is_evaluated_once_and_a_second_start_does_nothing(written, tmp
     of_tests = [each for each in scored if each[1] == "fr"]
     assert [variant for variant, *_ in of_tests].count("tuned") == 4 * [v for v, *_ in of_tests].count("base")
     taught = [each for each in scored if each[1] == "sw"]  # asked of the base as a teacher, once for two seeds
-    assert sum(n for *_, n in taught) == 14 + 3
+    assert sum(n for *_, n in taught) == (14 + 3) + (2 * 14 + 3)  # questions, sentences, content-free inputs
     scored.clear()
     before = (folder / "sweep.json").read_bytes()
     stage.sweep(path, tmp_path / "few")

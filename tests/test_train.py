@@ -32,6 +32,7 @@ def recipe(tiny_folder, tmp_path_factory):
         "model": str(tiny_folder),
         "data": {"task": "sentiment", "languages": ["zh", "de"], "limit": 32, "validation_fraction": 0.25},
         "train": {
+            "objective": "translation",
             "rank": 2, "batch_size": 4, "micro_batch_size": 2, "dropout": 0.1, "save_steps": 1, "learning_rate": 0.01,
         },
         "eval": {"tasks": [{"task": "sentiment", "limit": 6}], "languages": ["en", "de", "sw"]},

@@ -86,7 +86,8 @@ def train(
         from glotlift.reporting.terminal import inspection
 
         print_paragraphs(console(), inspection(found["languages"], found["audit"]))
-    typer.echo(found["estimate"].sentence())
+    no_step = "no weight is tuned: every row runs through the model once, without gradients"
+    typer.echo(found["estimate"].sentence() if found["estimate"] else no_step)
 
 
 def merge(

@@ -168,14 +168,27 @@ def _sentence_rows(questions: Mapping[str, Mapping[str, Mapping[str, str]]]) -> 
     return found
 
 
+def asked_as(recipe: Recipe) -> EvalTask:
+    """Return how the questions of a recipe are asked: as its task is first evaluated, where the settings leave it open.
+
+    What is learned about one way to ask, a readout above all, is of little use for another.
+    """
+    settings, tasks = recipe.train, recipe.eval.tasks if recipe.eval else ()
+    first = next((each for each in tasks if each.task == recipe.data.task), EvalTask(task=recipe.data.task))
+    return EvalTask(
+        task=recipe.data.task,
+        answers=settings.answers or first.answers,
+        num_fewshot=first.num_fewshot if settings.num_fewshot is None else settings.num_fewshot,
+        closing_quote=first.closing_quote,
+        apply_chat_template=first.apply_chat_template or settings.prompt_format == "chat",
+    )
+
+
 def _ask(run: OpenRun, loaded: LoadedModel, rows: Mapping[str, Sequence[_Row]], ending: str) -> Asked:
     from glotlift.evaluation.prompts import prepare
     from glotlift.training.teacher import Answers
 
-    recipe, settings = run.recipe, run.recipe.train
-    task = load_task(recipe.data.task)
-    entry = EvalTask(task=recipe.data.task, answers=settings.answers, num_fewshot=settings.num_fewshot,
-                     apply_chat_template=settings.prompt_format == "chat")  # fmt: skip
+    task, entry = load_task(run.recipe.data.task), asked_as(run.recipe)
     prompts, answers = {}, {}
     for code in ("en", *(code for code in rows if code != "en")):
         items = [Item(row.name, row.fields, "") for row in rows[code]]

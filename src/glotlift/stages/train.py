@@ -23,10 +23,12 @@ from glotlift.names import published_name
 from glotlift.processes import processes
 from glotlift.recipe import Recipe, load_recipe
 from glotlift.runs import write_folder, write_json
-from glotlift.stages.data import DATA, QUESTIONS, audit_of, pairs_of, question_pairs
+from glotlift.stages.data import DATA, QUESTIONS, audit_of, pairs_of, parallel_questions, question_pairs
+from glotlift.stages.objectives import asked_as
 from glotlift.stages.stage import OpenRun, Stage, open_run, walk
 from glotlift.tasks.load import load_task
-from glotlift.training.settings import PRESETS
+from glotlift.tasks.task import Item
+from glotlift.training.settings import PRESETS, TUNED
 
 log = logging.getLogger("glotlift")
 
@@ -67,8 +69,9 @@ def inspect_training(recipe: Recipe | str | Path, *, settings: Sequence[str] = (
         settings: see `train`.
 
     Returns:
-        `languages` (see `glotlift.training.rows.inspect_rows`), `estimate` (`glotlift.training.estimate.Estimate`),
-        `audit` (see `glotlift.data.audit.audit_pairs`).
+        `languages` (see `glotlift.training.rows.inspect_rows`; of objectives that ask questions, these), `estimate`
+        (`glotlift.training.estimate.Estimate`, None where no weight is tuned), `audit` (see
+        `glotlift.data.audit.audit_pairs`).
 
     Raises:
         DataError: some pairs cannot be trained on; all are named.
@@ -84,9 +87,36 @@ def inspect_training(recipe: Recipe | str | Path, *, settings: Sequence[str] = (
     audit = audit_of(recipe, pairs, read_test_sets(recipe.eval) if recipe.eval else {})
     training, _ = split_validation(pairs, recipe.data.validation_fraction, recipe.seed)
     tokenizer = load_tokenizer(recipe.model)
-    rows = tokenize_pairs(tokenizer, training, recipe.train, layout_text(load_task(recipe.data.task)))
-    part = Part("translation", Translation(0), rows, 1.0, recipe.train.batch_size)
-    return {"languages": inspect_rows(tokenizer, rows), "estimate": _estimate(recipe, [part]), "audit": audit}
+    if "translation" in recipe.train.objective:
+        rows = tokenize_pairs(tokenizer, training, recipe.train, layout_text(load_task(recipe.data.task)))
+    else:
+        rows = _asked_rows(recipe, tokenizer)
+    part = Part("+".join(recipe.train.objective), Translation(0), rows, 1.0, recipe.train.batch_size)
+    is_tuned = set(recipe.train.objective) <= set(TUNED)
+    return {
+        "languages": inspect_rows(tokenizer, rows),
+        "estimate": _estimate(recipe, [part]) if is_tuned else None,
+        "audit": audit,
+    }
+
+
+def _asked_rows(recipe: Recipe, tokenizer: Any) -> list[Any]:
+    """Return the questions of a recipe as the model reads them, with nothing to learn but what a teacher will say."""
+    import json
+
+    from glotlift.evaluation.prompts import prepare_texts
+    from glotlift.models.control import encode
+    from glotlift.training.rows import IGNORED, TokenRow
+
+    task, entry = load_task(recipe.data.task), asked_as(recipe)
+    rows = []
+    for line in parallel_questions(recipe).splitlines():
+        question = json.loads(line)
+        item = Item(question["id"], question["fields"], "")
+        (text, *_) = prepare_texts(task, question["language"], [item], entry).texts
+        (ids,) = encode(tokenizer, [text])
+        rows.append(TokenRow(item.id, question["language"], ids, [IGNORED] * len(ids)))
+    return rows
 
 
 def _estimate(recipe: Recipe, parts: Sequence[Any]) -> Any:
@@ -109,7 +139,9 @@ def _fingerprint(run: OpenRun) -> str:
     recipe = run.recipe
     settings = recipe.train.model_dump(mode="json", exclude={"preset", "report_to", "save_steps"})
     held_out = recipe.data.validation_fraction
-    asked = [(run.path / QUESTIONS).read_text(encoding="utf-8")] if recipe.train.asks_questions else []
+    asked = []
+    if recipe.train.asks_questions:
+        asked = [(run.path / QUESTIONS).read_text(encoding="utf-8"), asked_as(recipe).model_dump(mode="json")]
     return digest(
         (dump_pairs(pairs_of(run)), *asked, held_out, settings, run.base_fingerprint, recipe.dtype, recipe.seed)
     )
@@ -123,8 +155,11 @@ def _do(run: OpenRun) -> dict[str, Any]:
     from glotlift.training.tune import tune
 
     recipe, settings = run.recipe, run.recipe.train
-    if settings.preset != "default":
+    if PRESETS[settings.preset].unpublished:
         log.info("train: preset %s; not published: %s", settings.preset, PRESETS[settings.preset].unpublished)
+    if settings.unused:
+        log.warning("train: objective %s tunes no weight: %s %s not used", "".join(settings.objective),
+                    ", ".join(settings.unused), "is" if len(settings.unused) == 1 else "are")  # fmt: skip
     if settings.control != "none":
         log.warning("train: control %s: %s", settings.control, CONTROLS[settings.control])
     pairs = pairs_of(run)

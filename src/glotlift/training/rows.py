@@ -233,7 +233,7 @@ def inspect_rows(
 
 
 def _ends(rows: Sequence[TokenRow]) -> list[int]:
-    return [row.labels[-1] for row in rows if not row.n_cut]
+    return [row.labels[-1] for row in rows if row.n_targets and not row.n_cut]
 
 
 def _span(counts: Sequence[int]) -> tuple[int, float, int]:

@@ -60,6 +60,13 @@ Objectives = Annotated[dict[str, Annotated[float, Field(gt=0)]], BeforeValidator
 """Objective -> weight of its loss; one name stands for itself."""
 
 
+_OF_TUNING = (
+    "method", "rank", "alpha", "dropout", "rslora", "dora", "quantization", "target_modules", "lora_layers",
+    "learning_rate", "scheduler", "warmup_fraction", "weight_decay", "max_grad_norm", "epochs", "batch_size",
+    "micro_batch_size", "gradient_checkpointing", "probe", "replay", "cue",
+)  # fmt: skip
+
+
 Control = Literal["none", "shuffled-teacher", "own-language-teacher", "constant-teacher", "gold", "shuffled-pairs"]
 """What stands in the teacher's place."""
 
@@ -68,8 +75,8 @@ class TrainSettings(Frozen):
     """Tuning on questions without answers.
 
     Attributes:
-        objective: what is learned: `translation` (arXiv 2405.13816), `consistency`, `contrastive`, or several with a
-            weight each; or, without tuning a weight, `readout` or `steering`. See docs/training.md.
+        objective: what is learned: without tuning a weight, `readout` or `steering`; or `translation` (arXiv
+            2405.13816), `consistency`, `contrastive`, or several of these with a weight each. See docs/training.md.
         cue: what becomes of the answer cue at the end of a translation's target: `kept`, as published, `masked` (read
             and not learned, nor the end behind it), or `stripped`.
         replay: weight of the divergence from the base model on English prompts, where labels are scored and inside the
@@ -84,10 +91,11 @@ class TrainSettings(Frozen):
             every question another one's English version, in any objective. `gold` is the ceiling, and the only setting
             that reads right answers.
         layer: where `contrastive` compares states, as a share of the depth.
-        answers: answer words of the prompts that are learned from, see `glotlift.tasks.task.Task.answers`.
-        num_fewshot: demonstrations of these prompts; as many as the task file shows by default.
-        preset: gives the settings that are not written: `default` (ours), `paper` (arXiv 2405.13816) or `qalign`
-            (NJUNLP/QAlign); see `PRESETS`.
+        answers: answer words of the prompts that are learned from, see `glotlift.tasks.task.Task.answers`; by default
+            those that the task is first evaluated with, else `own`.
+        num_fewshot: demonstrations of these prompts; likewise, else as many as the task file shows.
+        preset: gives the settings that are not written: `default`, our best, or ours of another objective; `paper`
+            (arXiv 2405.13816) or `qalign` (NJUNLP/QAlign); see `PRESETS`.
         method: `lora`, or `full` for all weights.
         rank: rank of the LoRA update.
         alpha: LoRA's scale; the update is multiplied by `alpha / rank`, with rsLoRA by `alpha / sqrt(rank)`.
@@ -114,8 +122,8 @@ class TrainSettings(Frozen):
         report_to: loggers of the Trainer.
     """
 
-    preset: Literal["default", "paper", "qalign"] = "default"
-    objective: Objectives = {"translation": 1.0}
+    preset: Literal["default", "consistency", "contrastive", "steering", "translation", "paper", "qalign"] = "default"
+    objective: Objectives = {"readout": 1.0}
     cue: Literal["kept", "masked", "stripped"] = "stripped"
     replay: float = Field(0.0, ge=0)
     teacher: Literal["english", "sentences", "ensemble"] = "sentences"
@@ -123,7 +131,7 @@ class TrainSettings(Frozen):
     center: Literal["language", "zero", "prior"] = "language"
     control: Control = "none"
     layer: float = Field(0.5, gt=0, le=1)
-    answers: str = "own"
+    answers: str | None = None
     num_fewshot: Natural | None = None
     method: Literal["lora", "full"] = "lora"
     rank: Count = 16
@@ -149,6 +157,13 @@ class TrainSettings(Frozen):
     save_steps: Count = 20
     probe: ProbeSettings | None = None
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
+
+    @property
+    def unused(self) -> list[str]:
+        """Settings of tuning that were written for an objective that tunes no weight."""
+        if set(self.objective) <= set(TUNED):
+            return []
+        return [name for name in _OF_TUNING if name in self.model_fields_set]
 
     @property
     def asks_questions(self) -> bool:
@@ -199,12 +214,23 @@ class Preset:
 
 PRESETS = {
     "default": Preset({}, {}, None, ""),
+    "consistency": Preset(
+        {"objective": "consistency", "lora_layers": [0.5, 1.0], "batch_size": 32, "micro_batch_size": 8}, {}, None, "",
+    ),
+    "contrastive": Preset(
+        {"objective": "contrastive", "lora_layers": [0.0, 0.5], "replay": 0.25, "batch_size": 32,
+         "micro_batch_size": 8},
+        {}, None, "",
+    ),
+    "steering": Preset({"objective": "steering"}, {}, None, ""),
+    "translation": Preset({"objective": "translation"}, {}, None, ""),
     "paper": Preset(
         {
-            "method": "lora", "rank": 8, "alpha": 16, "target_modules": ["q_proj", "v_proj"], "learning_rate": 5e-5,
-            "scheduler": "cosine", "warmup_fraction": 0.1, "epochs": 3, "batch_size": 16, "micro_batch_size": 4,
-            "max_length": 2048, "too_long": "truncate", "dropout": 0.0, "weight_decay": 0.0, "max_grad_norm": 1.0,
-            "prompt_format": "alpaca", "cue": "kept",
+            "objective": "translation", "method": "lora", "rank": 8, "alpha": 16,
+            "target_modules": ["q_proj", "v_proj"], "learning_rate": 5e-5, "scheduler": "cosine",
+            "warmup_fraction": 0.1, "epochs": 3, "batch_size": 16, "micro_batch_size": 4, "max_length": 2048,
+            "too_long": "truncate", "dropout": 0.0, "weight_decay": 0.0,
+            "max_grad_norm": 1.0, "prompt_format": "alpaca", "cue": "kept",
         },
         {"validation_fraction": 0.05},
         None,
@@ -213,9 +239,9 @@ PRESETS = {
     ),
     "qalign": Preset(
         {
-            "method": "full", "learning_rate": 2e-5, "epochs": 3, "batch_size": 128, "scheduler": "cosine",
-            "warmup_fraction": 0.03, "max_length": 512, "too_long": "truncate", "weight_decay": 0.0,
-            "max_grad_norm": 1.0, "prompt_format": "alpaca", "cue": "kept",
+            "objective": "translation", "method": "full", "learning_rate": 2e-5, "epochs": 3, "batch_size": 128,
+            "scheduler": "cosine", "warmup_fraction": 0.03, "max_length": 512, "too_long": "truncate",
+            "weight_decay": 0.0, "max_grad_norm": 1.0, "prompt_format": "alpaca", "cue": "kept",
         },
         {},
         1234,

@@ -90,7 +90,7 @@ def teacher_targets(
         taught = _ensemble(answers, own, ("en", *languages))
     elif teacher == "sentences" and english_sentences is not None:
         taught = _from_sentences(english, taught, english_sentences)
-    if control == "shuffled-teacher":
+    if control in ("shuffled-teacher", "shuffled-pairs"):  # the teacher goes by the English version
         taught = taught[np.random.default_rng(seed).permutation(len(taught))]
     elif control == "constant-teacher":
         taught = np.zeros_like(taught)
