@@ -1,10 +1,13 @@
 """The readout in closed form: against scikit-learn's ridge, and on states where the answer stands at one layer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
 from glotlift.errors import DataError
+from glotlift.training.agreement import agreement, agrees_better
 from glotlift.training.readout import STRENGTHS, Stated, fit_readout
 
 LABELS = ["positive", "negative"]
@@ -80,3 +83,33 @@ def test_too_few_questions_are_refused():
     made, _ = stated(n=9)
     with pytest.raises(DataError, match="got 9 questions for a readout, expected at least 10"):
         fit_readout(made, LABELS)
+
+
+def test_a_teacher_that_teaches_nothing_leaves_the_model_as_it_is():
+    made, _ = stated(n=60)
+    order = np.random.default_rng(3).permutation(60)
+    mixed = [replace(each, taught=each.taught[order]) for each in made]
+    readout, why = fit_readout(mixed, LABELS)
+    assert not why["is_used"] and why["better"][0] <= 0 < why["better"][1]
+    assert readout.own == 1.0 and not readout.direction.any()
+    constant = [replace(each, taught=np.zeros_like(each.taught)) for each in made]
+    assert fit_readout(constant, LABELS)[1]["better"] == (0.0, 0.0)
+    itself = [replace(each, taught=each.own) for each in made]
+    assert not fit_readout(itself, LABELS)[0].direction.any()
+    assert fit_readout(made, LABELS)[1]["is_used"]
+
+
+def test_the_interval_is_that_of_a_plain_bootstrap():
+    """Of three languages and three labels, drawn by hand."""
+    rng = np.random.default_rng(0)
+    taught = [rng.normal(size=(50, 3)) for _ in range(3)]
+    found, plain = ([each + noise * rng.normal(size=each.shape) + 4 for each in taught] for noise in (1.0, 1.3))
+    drawn = []
+    for _ in range(2000):
+        rows = rng.integers(50, size=50)
+        gains = [agreement(a[rows], t[rows]) - agreement(b[rows], t[rows])
+                 for a, b, t in zip(found, plain, taught, strict=True)]  # fmt: skip
+        drawn.append(np.mean(gains))
+    np.testing.assert_allclose(agrees_better(found, plain, taught), np.quantile(drawn, [0.025, 0.975]), atol=0.012)
+    flat = (found[0] - found[0].mean(0)).ravel(), (taught[0] - taught[0].mean(0)).ravel()
+    assert agreement(found[0], taught[0]) == pytest.approx(np.corrcoef(*flat)[0, 1])

@@ -12,8 +12,9 @@ once
 
 with features of one scale. Layer, strength, and whether the model's own scores are added are those whose scores agree
 best with the teacher on whole questions, in a language and on questions that were both left out of the fit: no right
-answer is looked at. The readout has the scale that the model's own scores have over the languages fitted on, so that
-both count the same where they are added.
+answer is looked at. Where they agree no better than the model's own, by a 95 % interval over the questions, the readout
+gets no weight and the model stays as it is. The readout has the scale that the model's own scores have over the
+languages fitted on, so that both count the same where they are added.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from scipy.linalg import solve
 
 from glotlift.errors import DataError
 from glotlift.models.readout import Readout
+from glotlift.training.agreement import agreement, agrees_better, without_means
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Ridge strengths that are tried, in units of the mean eigenvalue of the kernel."""
@@ -96,10 +98,11 @@ class _Block:
 def fit_readout(
     stated: Sequence[Stated], labels: Sequence[str], layers: Sequence[int] | None = None
 ) -> tuple[Readout, dict[str, Any]]:
-    """Return the readout, and `chosen`, `tried` and `without` (the model's own agreement) for the history.
+    """Return the readout, and what chose it: `chosen` and `tried`; `without`, the model's own agreement; `better`, the
+    interval of how much better the chosen one agrees; `is_used`, whether that is above 0. If not, all weights are 0.
 
     Args:
-        stated: questions of every language, and sentences of them where there are any.
+        stated: questions of every language, the same in each, and sentences of them where there are any.
         labels: ids of the labels.
         layers: that are tried; None for the upper two thirds.
 
@@ -117,18 +120,25 @@ def fit_readout(
         tried += _tried(layer, _blocks(stated, layer, fold)[0])
     best = max(tried, key=lambda each: each.agreement)
     blocks, back = _blocks(stated, best.layer, fold)
-    weights = back @ _scaled(_fit(_products(blocks, range(_FOLDS)), best.strength), blocks)
+    left_out = _left_out(blocks)
+    own, taught = [each.own for each in left_out], [each.taught for each in left_out]
+    read = [best.own * each.own + _read(each, blocks, (best.strength,))[best.strength] for each in left_out]
+    better = agrees_better(read, own, taught)
+    is_used = better[0] > 0
+    weights = back @ _scaled(_fit(_products(blocks, range(_FOLDS)), best.strength), blocks) * is_used
     mean = np.mean([each.states[:, best.layer].astype(np.float64).mean(0) for each in whole], 0)
-    without = [agreement(each.own, each.taught) for each in _left_out(blocks)]
     found = Readout(
         best.layer,
         tuple(labels),
         torch.tensor(mean, dtype=torch.float32),
         torch.tensor(weights, dtype=torch.float32),
-        best.own,
+        best.own if is_used else 1.0,
     )
-    why = {"chosen": asdict(best), "without": float(np.mean(without)), "tried": [asdict(each) for each in tried]}
-    return found, why
+    without = float(np.mean([agreement(*each) for each in zip(own, taught, strict=True)]))
+    return found, {
+        "chosen": asdict(best), "without": without, "better": better, "is_used": is_used,
+        "tried": [asdict(each) for each in tried],
+    }  # fmt: skip
 
 
 def _blocks(stated: Sequence[Stated], layer: int, fold: Mapping[str, int]) -> tuple[list[_Block], np.ndarray]:
@@ -167,18 +177,23 @@ def _tried(layer: int, blocks: Sequence[_Block]) -> list[Tried]:
     """Return how a layer does at every strength, on languages and questions that are left out together."""
     found: dict[tuple[float, float], list[float]] = {}
     for asked in _left_out(blocks):
-        others = [each for each in blocks if each.language != asked.language] or list(blocks)
-        read = {strength: np.zeros_like(asked.taught) for strength in STRENGTHS}
-        for fold in range(_FOLDS):
-            products = _products(others, [each for each in range(_FOLDS) if each != fold])
-            rows = asked.features[asked.fold == fold]
-            for strength in STRENGTHS:
-                read[strength][asked.fold == fold] = rows @ _scaled(_fit(products, strength), others)
-        for strength, scores in read.items():
+        for strength, scores in _read(asked, blocks, STRENGTHS).items():
             for own in (1.0, 0.0):
                 agrees = agreement(own * asked.own + scores, asked.taught)
                 found.setdefault((strength, own), []).append(agrees)
     return [Tried(layer, *key, float(np.mean(agreements))) for key, agreements in found.items()]
+
+
+def _read(asked: _Block, blocks: Sequence[_Block], strengths: Sequence[float]) -> dict[float, np.ndarray]:
+    """Return what is read of a language's questions by fits without its rows and without those of the same fold."""
+    others = [each for each in blocks if each.language != asked.language] or list(blocks)
+    read = {strength: np.zeros_like(asked.taught) for strength in strengths}
+    for fold in range(_FOLDS):
+        products = _products(others, [each for each in range(_FOLDS) if each != fold])
+        rows = asked.features[asked.fold == fold]
+        for strength in strengths:
+            read[strength][asked.fold == fold] = rows @ _scaled(_fit(products, strength), others)
+    return read
 
 
 def _products(blocks: Sequence[_Block], folds: Iterable[int]) -> tuple[np.ndarray, np.ndarray, int]:
@@ -201,22 +216,6 @@ def _scaled(weights: np.ndarray, blocks: Sequence[_Block]) -> np.ndarray:
     read = np.concatenate([each.features @ weights for each in whole])
     own = np.concatenate([each.own for each in whole])
     return weights * (own.std() / max(read.std(), 1e-12))
-
-
-def without_means(scores: np.ndarray) -> np.ndarray:
-    """Return label scores less their mean over the labels, and then over the questions. *Shape:* as given."""
-    return _without_mean(_centred(scores))
-
-
-def agreement(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the Pearson correlation of scores over questions and labels; 0 where one does not vary."""
-    a, b = (a - a.mean(0)).ravel(), (b - b.mean(0)).ravel()
-    norm = np.linalg.norm(a) * np.linalg.norm(b)
-    return float(a @ b / norm) if norm > 0 else 0.0
-
-
-def _centred(scores: np.ndarray) -> np.ndarray:
-    return scores - scores.mean(1, keepdims=True)
 
 
 def _without_mean(scores: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import torch
 
 from glotlift.errors import DataError
 from glotlift.models.steering import Steering
-from glotlift.training.readout import agreement, without_means
+from glotlift.training.agreement import agreement, without_means
 
 BANDS = ((0.3, 0.7), (0.4, 0.9), (0.2, 0.6))
 """Where offsets are added and taken off, as shares of the depth."""
