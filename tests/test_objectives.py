@@ -4,7 +4,9 @@ import json
 import shutil
 
 import pandas as pd
+import pandas as pd
 import pytest
+from safetensors.torch import load_file
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -80,9 +82,7 @@ def test_a_readout_goes_through_a_whole_run(recipe, tmp_path, monkeypatch):
     assert 1 <= readout.layer <= 3 and readout.labels == ("positive", "negative")
     assert not (folder / "merged").exists()
     history = json.loads((folder / "adapter" / "history.json").read_text())
-    assert (
-        history["readout"]["chosen"]["agreement"] >= history["readout"]["without"] - 1e-9 or history["readout"]["tried"]
-    )
+    assert history["readout"]["is_used"] and history["readout"]["chosen"]["agreement"] > history["readout"]["without"]
     scores = json.loads((folder / "scores.json").read_text())["glotlift"]
     assert scores["variants"] == ["base", "tuned"]
     base, tuned = (
@@ -95,6 +95,15 @@ def test_a_readout_goes_through_a_whole_run(recipe, tmp_path, monkeypatch):
     assert "library_name: glotlift" in (folder / "adapter" / "README.md").read_text(encoding="utf-8")
     merge(folder)
     assert not (folder / "merged").exists()
+
+
+def test_a_readout_of_another_ones_teacher_leaves_the_answers_of_the_base(recipe, tmp_path, caplog):
+    folder = run(recipe(objective="readout", control="constant-teacher"), tmp_path / "run")
+    assert "it gets no weight, and the tuned model answers as the base does" in caplog.text
+    frames = [
+        pd.read_parquet(folder / "predictions" / variant / "sentiment" / "fr.parquet") for variant in ("base", "tuned")
+    ]
+    pd.testing.assert_frame_equal(*frames)
 
 
 def test_a_readout_is_of_one_task_and_one_shape_of_model(recipe, tmp_path, tiny_folder):
@@ -120,7 +129,9 @@ def test_no_objective_reads_a_right_answer(recipe, tmp_path, objective):
     for gold in (True, False):
         source = questions(tmp_path / "questions", gold=gold)
         folder = train(recipe(source, objective=objective), tmp_path / f"run-{gold}")
-        files.append(next(folder.glob("*.safetensors")).read_bytes())
+        file = next(folder.glob("*.safetensors"))
+        assert all(tensor.any() for tensor in load_file(file).values())
+        files.append(file.read_bytes())
     assert files[0] == files[1]
 
 

@@ -14,11 +14,10 @@ from glotlift.evaluation import predict as predict_module
 from glotlift.evaluation.journal import Journal, LabelScores
 from glotlift.evaluation.pairing import text_digest
 from glotlift.evaluation.predict import (
-    PredictionFile,
     predict,
-    prediction_fingerprint,
     score_batches,
 )
+from glotlift.evaluation.prediction_file import PredictionFile, prediction_fingerprint
 from glotlift.evaluation.prompts import CONTENT_FREE, prepare
 from glotlift.evaluation.settings import EvalTask
 from glotlift.models.labels import prefix_tokens

@@ -11,7 +11,7 @@ from glotlift.errors import ModelError
 from glotlift.evaluation.predict import predict
 from glotlift.evaluation.prompts import prepare
 from glotlift.evaluation.settings import EvalTask
-from glotlift.models.anatomy import final_norm
+from glotlift.models.anatomy import decoder_layers, final_norm
 from glotlift.models.forward import run
 from glotlift.models.packing import Row, plan_batches, shared_length
 from glotlift.tasks.load import load_task
@@ -191,3 +191,22 @@ def test_the_plan_depends_on_tokens_not_on_order():
     assert [{turned[i].prompt for i in batch} for batch in plan_batches(turned, token_budget=30)] == plan
     assert all(len(batch) <= 2 for batch in plan_batches(rows, batch_size=2))
     assert sorted(i for batch in plan_batches(rows, batch_size=2) for i in batch) == list(range(40))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+@pytest.mark.parametrize("until", [1, 2])
+def test_a_pass_that_ends_early_has_the_same_states(tiny, family, until):
+    loaded = tiny(family)
+    rows = _prompts(loaded).rows
+    ran = []
+    handles = [layer.register_forward_hook(lambda *_, n=n: ran.append(n))
+               for n, layer in enumerate(decoder_layers(loaded.model), 1)]  # fmt: skip
+    short = list(run(loaded.model, rows, last_states=True, pooled_states=True, until=until))
+    for handle in handles:
+        handle.remove()
+    assert set(ran) == set(range(1, until + 1))
+    whole = list(run(loaded.model, rows, last_states=True, pooled_states=True))
+    for some, every in zip(short, whole, strict=True):
+        assert some.rows == every.rows and not some.logits.numel()
+        torch.testing.assert_close(some.last_states, every.last_states[:, : until + 1])
+        torch.testing.assert_close(some.pooled_states, every.pooled_states[:, : until + 1])

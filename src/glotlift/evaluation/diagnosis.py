@@ -217,5 +217,5 @@ def predicts(found: Mapping[str, Diagnosis], pivot: str) -> dict[str, dict[str, 
             if any(value is None for value in predictor) or np.ptp(predictor) == 0 or np.ptp(values) == 0:
                 continue
             gap = best - np.array(values, float)
-            table.setdefault(name, {})[measure] = float(spearmanr(predictor, gap).statistic)
+            table.setdefault(name, {})[measure] = float(np.asarray(spearmanr(predictor, gap))[0])
     return table

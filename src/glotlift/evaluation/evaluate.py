@@ -16,7 +16,8 @@ from typing import Any
 from glotlift.errors import ModelError
 from glotlift.evaluation.baselines import ENGLISH, Baseline, baselines_of
 from glotlift.evaluation.findings import some
-from glotlift.evaluation.predict import PredictionFile, prediction_fingerprint, score_batches, server_batches
+from glotlift.evaluation.predict import score_batches, server_batches
+from glotlift.evaluation.prediction_file import PredictionFile, prediction_fingerprint
 from glotlift.evaluation.predictions import read_predictions
 from glotlift.evaluation.prompts import Prompts, prepare, prepare_texts
 from glotlift.evaluation.repeats import repeat_warnings

@@ -1,7 +1,6 @@
 """Predictions: a model, a task and a language -> one row an item.
 
-Enters: a loaded model, or a server, and items. Leaves: `predictions/<variant>/<task>/<language>.parquet` with, per item
-and label, all scores of one pass:
+Enters: a loaded model, or a server, and items. Leaves: a frame with, per item and label, all scores of one pass:
 
     sequence_<label>      natural log of the probability of the whole label word behind the prompt
     prefix_mass_<label>   next-token probability of all tokens that are prefixes of the word (arXiv 2405.13816)
@@ -9,18 +8,14 @@ and label, all scores of one pass:
     prefix_mass_released_<label>   as prefix_mass, by the rule of the authors' released code; only where a label word
                           has other tokens under it (byte-level BPE), else `prefix_mass` is both
 
-The same pass runs content-free inputs ("N/A" and so on, Zhao et al. 2021, arXiv 2102.09690), whose scores stand in the
-file's metadata, and beside its `id`, `gold` and `predicted` the item's `text` and its `text_digest`. A file carries the
-fingerprint of all its numbers depend on: weights, adapter, dtype, prompt tokens, label tokens. It is used again only
-when that is the same; until it is whole, batches are kept in a journal.
+The same pass runs content-free inputs ("N/A" and so on, Zhao et al. 2021, arXiv 2102.09690).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple
-from pathlib import Path
+from dataclasses import astuple, replace
 from typing import Any
 
 import numpy as np
@@ -28,15 +23,14 @@ import pandas as pd
 import torch
 
 from glotlift.errors import ModelError
-from glotlift.evaluation.journal import Journal, LabelScores
+from glotlift.evaluation.journal import LabelScores
 from glotlift.evaluation.metrics import decide
-from glotlift.evaluation.pairing import text_digest, text_of
 from glotlift.evaluation.prompts import Prompts
 from glotlift.models.forward import Batch, run
-from glotlift.models.load import LoadedModel, digest
+from glotlift.models.load import LoadedModel
 from glotlift.models.packing import TOKEN_BUDGET, Row, plan_batches
+from glotlift.models.readout import Readout
 from glotlift.models.server import Server, score_words
-from glotlift.runs import parquet_metadata, read_parquet, write_parquet
 
 Advance = Callable[[int], Any]
 """Called with the number of items done."""
@@ -77,7 +71,7 @@ def predict(
                             prefix_cache=prefix_cache)  # fmt: skip
     for found in batches:
         scores |= found
-        _advance(progress, found, prompts)
+        advance(progress, found, prompts)
     return to_frame(prompts, scores, scoring, calibration)[0]
 
 
@@ -122,6 +116,9 @@ def score_batches(
         if not prefix_cache:
             raise ModelError("got --no-prefix-cache with a readout, expected the cached pass, which taps its states")
     with loaded.as_variant(variant, prompts.language) as model:
+        if readout is not None and not readout.own:
+            yield from _read_alone(model, readout, rows, prompts, share, token_budget)
+            return
         tokens = _scored_tokens(rows, prompts.prefix_sets + prompts.released_sets)
         if prefix_cache:
             batches = run(model, rows, token_budget=token_budget, batches=share, tokens=tokens,
@@ -130,12 +127,31 @@ def score_batches(
             batches = _plain(model, rows, share, tokens)
         for batch in batches:
             scores = _reduce(batch, rows, prompts, tokens)
-            if readout is not None and batch.last_states is not None:
-                read = readout.scores(batch.last_states).double().tolist()
-                scores = {index: _added(scores[index], each, readout.own)
-                          for index, each in zip(batch.rows, read, strict=True)}  # fmt: skip
+            if readout is not None:
+                scores = _with_readout(readout, batch, scores)
             _check_finite(scores, prompts)
             yield scores
+
+
+def _read_alone(
+    model: Any, readout: Readout, rows: Sequence[Row], prompts: Prompts, batches: Sequence[list[int]], token_budget: int
+) -> Iterator[dict[int, LabelScores]]:
+    """Yield the scores of a readout to which the model's own are not added: no block behind its layer has to run."""
+    n = len(prompts.labels)
+    nothing = LabelScores(
+        (0.0,) * n, (1.0,) * len(prompts.prefix_sets), (0.0,) * n, (1.0,) * len(prompts.released_sets)
+    )
+    bare = [replace(row, trie=None, root=0) for row in rows]
+    for batch in run(model, bare, token_budget=token_budget, batches=batches, last_states=True, until=readout.layer):
+        scores = _with_readout(readout, batch, dict.fromkeys(batch.rows, nothing))
+        _check_finite(scores, prompts)
+        yield scores
+
+
+def _with_readout(readout: Readout, batch: Batch, scores: Mapping[int, LabelScores]) -> dict[int, LabelScores]:
+    assert batch.last_states is not None
+    read = readout.scores(batch.last_states).double().tolist()
+    return {index: _added(scores[index], each, readout.own) for index, each in zip(batch.rows, read, strict=True)}
 
 
 def _has(done: Mapping[int, Any] | None, batch: Iterable[int]) -> bool:
@@ -292,106 +308,7 @@ def to_frame(
     return frame, free
 
 
-def _advance(progress: Advance | None, found: Iterable[int], prompts: Prompts) -> None:
+def advance(progress: Advance | None, found: Iterable[int], prompts: Prompts) -> None:
     """Report the items among the rows that were done; content-free inputs are none."""
     if progress is not None:
         progress(sum(index < len(prompts.items) for index in found))
-
-
-def prediction_fingerprint(model_fingerprint: str, prompts: Prompts, *, prefix_cache: bool = True) -> str:
-    """Return the digest of all that the scores of a prediction file depend on.
-
-    Args:
-        model_fingerprint: of the variant that scores, see `LoadedModel.variant_fingerprint`.
-        prompts: what is scored.
-        prefix_cache: see `predict`.
-    """
-    rows = [(row.prompt, row.root, row.trie.steps if row.trie else None) for row in prompts.rows + prompts.content_free]
-    asked = rows or (prompts.texts, prompts.endings)
-    gold = [(item.id, item.gold) for item in prompts.items]
-    released = [prompts.released_sets] if prompts.released_sets else []
-    return digest(model_fingerprint, asked, gold, prompts.labels, prompts.prefix_sets, prefix_cache, *released)
-
-
-class PredictionFile:
-    """A prediction file that grows batch by batch.
-
-    Every batch goes to a journal first, so a run that is killed goes on behind its last one. With several processes
-    each does its share of the batches, and the first one writes the file when all have.
-
-    Args:
-        path: the file.
-        prompts: what is scored.
-        fingerprint: see `prediction_fingerprint`; a file or journal with another one is not used.
-        scoring: see `predict`.
-        calibration: see `predict`.
-        metadata: what else is kept with the file.
-        process: number of this process.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        prompts: Prompts,
-        fingerprint: str,
-        *,
-        scoring: str,
-        calibration: str,
-        metadata: Mapping[str, Any],
-        process: int = 0,
-    ) -> None:
-        self._path, self._prompts, self._scoring, self._calibration = path, prompts, scoring, calibration
-        self._journal = Journal(path, fingerprint, process)
-        self._about = {
-            **metadata,
-            "fingerprint": fingerprint,
-            "task_name": prompts.task,
-            "version": prompts.version,
-            "language": prompts.language,
-            "scoring": scoring,
-            "calibration": calibration,
-            "labels": prompts.labels,
-            "label_words": dict(prompts.words),
-            "num_fewshot": prompts.num_fewshot,
-            "texts": digest([text_digest(item) for item in prompts.items]),  # none in files of glotlift 0.1
-        }
-        self._kept = parquet_metadata(path)
-
-    @property
-    def is_scored(self) -> bool:
-        """Whether the file has all scores, however it decides between them."""
-        return self._kept.get("fingerprint") == self._about["fingerprint"]
-
-    def score(self, batches: Callable[..., Iterator[dict[int, LabelScores]]], progress: Advance | None = None) -> None:
-        """Compute the scores that are missing, or this process's share of them, into the journal.
-
-        Args:
-            batches: called with `done`, the scores that are known already, yields the others, see `score_batches`.
-            progress: called with the number of items done.
-        """
-        if self.is_scored:
-            _advance(progress, range(len(self._prompts.items)), self._prompts)
-            return
-        done = self._journal.read()
-        _advance(progress, done, self._prompts)
-        for found in batches(done=done):
-            self._journal.append(found)
-            _advance(progress, found.keys() - done.keys(), self._prompts)
-
-    def finish(self) -> None:
-        """Write the file from the journals of all processes; or decide anew where its scores were kept."""
-        if not self.is_scored:
-            frame, free = to_frame(self._prompts, self._journal.read(), self._scoring, self._calibration)
-            self._write(frame, free)
-            self._journal.remove()
-        elif {key: self._kept.get(key) for key in self._about} != self._about:
-            frame, kept = read_parquet(self._path)
-            free = kept["content_free"]
-            decided = decide(frame, self._prompts.labels, self._scoring, self._calibration, free)
-            frame["predicted"], frame["tied"] = decided
-            self._write(frame, free)
-
-    def _write(self, frame: pd.DataFrame, content_free: Any) -> None:
-        items = self._prompts.items
-        frame["text"], frame["text_digest"] = [text_of(item) for item in items], [text_digest(item) for item in items]
-        write_parquet(self._path, frame, {**self._about, "content_free": content_free})

@@ -89,6 +89,15 @@ class Prefix:
     state_sums: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class _Taps:
+    """What of the states is kept, and the block that the pass ends behind, see `run`."""
+
+    last: bool
+    pooled: bool
+    until: int | None
+
+
 def run(
     model: nn.Module,
     rows: Sequence[Row],
@@ -98,6 +107,7 @@ def run(
     tokens: Sequence[int] | None = None,
     last_states: bool = False,
     pooled_states: bool = False,
+    until: int | None = None,
 ) -> Iterator[Batch]:
     """Yield the results of rows, batch by batch. A batch that does not fit in memory is halved, and so are later ones.
 
@@ -109,6 +119,8 @@ def run(
         tokens: distinct tokens whose logits are needed; None for the whole vocabulary, which takes memory.
         last_states: tap the state of the last prompt token on every layer.
         pooled_states: tap the mean state over every row's span on every layer.
+        until: end the pass behind this block, from 1: states up to there, no logits. What the blocks and the head
+            behind it would take is saved.
 
     Raises:
         ModelError: a row does not fit the model's window or, alone, in memory; or the model has layers whose mask
@@ -117,21 +129,20 @@ def run(
     check_lengths(model, rows)
     device = next(model.parameters()).device
     length = shared_length(rows)
+    taps = _Taps(last_states, pooled_states, until)
     if batches is None:
         n_positions = POSITIONS if tokens is not None else _LOGITS_BUDGET // text_config(model).vocab_size
         batches = plan_batches(rows, token_budget=token_budget, n_positions=n_positions)
     with torch.inference_mode():
         try:
-            prefix = _run_prefix(model, rows[0].prompt[:length], device, pooled_states)
+            prefix = _run_prefix(model, rows[0].prompt[:length], device, taps)
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as fault:
             raise _too_long(length) if _is_out_of_memory(fault) else fault from None
         waiting = [list(batch) for batch in reversed(batches)]
         while waiting:
             indexes = waiting.pop()
             try:
-                batch = _run_batch(
-                    model, prefix, indexes, rows, device, token_budget, tokens, last_states, pooled_states
-                )
+                batch = _run_batch(model, prefix, indexes, rows, device, token_budget, tokens, taps)
             except (torch.OutOfMemoryError, RuntimeError, MemoryError) as fault:
                 if not _is_out_of_memory(fault):
                     raise
@@ -164,7 +175,7 @@ def _is_out_of_memory(fault: BaseException) -> bool:
     return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
 
 
-def _run_prefix(model: nn.Module, tokens: tuple[int, ...], device: torch.device, pooled: bool) -> Prefix:
+def _run_prefix(model: nn.Module, tokens: tuple[int, ...], device: torch.device, taps: _Taps) -> Prefix:
     if not tokens:
         return Prefix(0, [], None)
     states: list[Tensor] = []
@@ -174,12 +185,12 @@ def _run_prefix(model: nn.Module, tokens: tuple[int, ...], device: torch.device,
     masks = attention_masks(
         model, torch.ones(len(tokens), len(tokens), device=device).tril()[None].bool(), position_ids
     )
-    with block_outputs(model, states, _cumulative if pooled else _nothing):
+    with block_outputs(model, states, _cumulative if taps.pooled else _nothing, taps.until):
         decoder = base_model(model).base_model  # without the head, which is large and not needed here
         decoder(input_ids=ids, attention_mask=masks, position_ids=position_ids, past_key_values=cache, use_cache=True)
     layers: list[Any] = cache.layers
     keys = [(layer.keys, layer.values) for layer in layers]
-    return Prefix(len(tokens), keys, torch.cat(states) if pooled else None)
+    return Prefix(len(tokens), keys, torch.cat(states) if taps.pooled else None)
 
 
 def _cumulative(states: Tensor) -> Tensor:
@@ -199,8 +210,7 @@ def _run_batch(
     device: torch.device,
     token_budget: int,
     tokens: Sequence[int] | None,
-    want_last: bool,
-    want_pooled: bool,
+    taps: _Taps,
 ) -> Batch:
     """Run rows through the blocks in parts of `token_budget` tokens, and what is asked of all through the head."""
     asked: list[Tensor] = []
@@ -210,28 +220,33 @@ def _run_batch(
     for part in cut_into_parts([own_length(rows[index], prefix.length) for index in indexes], token_budget):
         part_rows = [rows[indexes[k]] for k in part]
         before = sum(len(each) for each in asked)
-        states, ends, part_nodes, taps = _run_part(model, prefix, part_rows, device, want_last, want_pooled)
+        states, ends, part_nodes, part_tapped = _run_part(model, prefix, part_rows, device, taps)
         asked.append(states)
         prompt_end += [before + position for position in ends]
         nodes += [[before + position for position in each] for each in part_nodes]
-        if taps is not None:
-            tapped.append(taps)
-    taps = torch.cat(tapped) if tapped else None
+        if part_tapped is not None:
+            tapped.append(part_tapped)
+    found = torch.cat(tapped) if tapped else None
     final = torch.cat(asked)
-    normalizer, logits = (None, head_logits(model, final)) if tokens is None else head_scores(model, final, tokens)
+    if taps.until is not None:
+        normalizer, logits = None, final[:, :0]
+    elif tokens is None:
+        normalizer, logits = None, head_logits(model, final)
+    else:
+        normalizer, logits = head_scores(model, final, tokens)
     return Batch(
         indexes,
         logits,
         prompt_end,
         nodes,
-        taps[:, 0] if taps is not None and want_last else None,
-        _pool(taps[:, -1], prefix, [rows[index] for index in indexes]) if taps is not None and want_pooled else None,
+        found[:, 0] if found is not None and taps.last else None,
+        _pool(found[:, -1], prefix, [rows[index] for index in indexes]) if found is not None and taps.pooled else None,
         normalizer,
     )
 
 
 def _run_part(
-    model: nn.Module, prefix: Prefix, rows: list[Row], device: torch.device, want_last: bool, want_pooled: bool
+    model: nn.Module, prefix: Prefix, rows: list[Row], device: torch.device, taps: _Taps
 ) -> tuple[Tensor, list[int], list[list[int]], Tensor | None]:
     """Run rows through the blocks.
 
@@ -251,15 +266,16 @@ def _run_part(
     def reduce(hidden: Tensor) -> Tensor:
         """*Shape:* (lanes, length, hidden) -> (rows, 1 or 2, hidden)."""
         parts = []
-        if want_last:
+        if taps.last:
             parts.append(hidden[own_lanes, last_columns].float())
-        if want_pooled:
+        if taps.pooled:
             parts.append(torch.einsum("rl,rlh->rh", weights, hidden[own_lanes].float()))
         return torch.stack(parts, 1)
 
     positions = positions.to(device)
-    is_tapped = want_last or want_pooled
-    with block_outputs(model, states, reduce) if is_tapped else nullcontext():
+    is_tapped = taps.last or taps.pooled
+    final = torch.empty(*ids.shape, 0, device=device)  # where the pass ends before there is any
+    with block_outputs(model, states, reduce, taps.until) if is_tapped else nullcontext():
         final = base_model(model).base_model(
             input_ids=ids.to(device),
             attention_mask=attention_masks(model, allowed.to(device), positions),

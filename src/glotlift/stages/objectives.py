@@ -137,9 +137,11 @@ def ask(run: OpenRun, loaded: LoadedModel, validation: Sequence[QuestionPair]) -
     sentences = None
     if TAUGHT & set(settings.objective) and (settings.sentences or settings.teacher == "sentences"):
         split = _sentence_rows(questions if settings.sentences else {"en": questions["en"]})
-        sentences = _ask(run, loaded, split, ".sentences") if split["en"] else None
+        is_enough = set(settings.objective) == {"readout"} and settings.teacher != "ensemble"
+        codes = ["en"] if is_enough and settings.control != "own-language-teacher" else list(split)
+        sentences = _ask(run, loaded, split, codes, ".sentences") if split["en"] else None
     held_out = frozenset(pair.id.split(":", 1)[1] for pair in validation)
-    return AskedRun(_ask(run, loaded, whole, ""), sentences, held_out)
+    return AskedRun(_ask(run, loaded, whole, list(whole), ""), sentences, held_out)
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,10 @@ def asked_as(recipe: Recipe) -> EvalTask:
     )
 
 
-def _ask(run: OpenRun, loaded: LoadedModel, rows: Mapping[str, Sequence[_Row]], ending: str) -> Asked:
+def _ask(
+    run: OpenRun, loaded: LoadedModel, rows: Mapping[str, Sequence[_Row]], scored: Sequence[str], ending: str
+) -> Asked:
+    """Return prompts of all rows, and what the base model says in the languages that are scored."""
     from glotlift.evaluation.prompts import prepare
     from glotlift.training.teacher import Answers
 
@@ -193,7 +198,8 @@ def _ask(run: OpenRun, loaded: LoadedModel, rows: Mapping[str, Sequence[_Row]], 
     for code in ("en", *(code for code in rows if code != "en")):
         items = [Item(row.name, row.fields, "") for row in rows[code]]
         prompts[code] = prepare(loaded, task, code, items, entry)
-        scores = _base_scores(run, loaded, prompts[code], run.path / TEACHER / f"{code}{ending}.parquet")
+        file = run.path / TEACHER / f"{code}{ending}.parquet"
+        scores = _base_scores(run, loaded, prompts[code], file) if code in scored else None
         answers[code] = Answers([row.name for row in rows[code]], [row.question for row in rows[code]], scores)
     return Asked(prompts, answers)
 
@@ -201,7 +207,8 @@ def _ask(run: OpenRun, loaded: LoadedModel, rows: Mapping[str, Sequence[_Row]], 
 def _base_scores(run: OpenRun, loaded: LoadedModel, prompts: Prompts, path: Path) -> np.ndarray:
     from functools import partial
 
-    from glotlift.evaluation.predict import PredictionFile, prediction_fingerprint, score_batches
+    from glotlift.evaluation.predict import score_batches
+    from glotlift.evaluation.prediction_file import PredictionFile, prediction_fingerprint
     from glotlift.processes import processes
     from glotlift.runs import read_parquet
 
@@ -224,7 +231,7 @@ def readout_of(run: OpenRun, loaded: LoadedModel, validation: Sequence[QuestionP
 
     asked = ask(run, loaded, validation)
     stated = [
-        Stated(code, each.answers[code].questions, _states(loaded, each.prompts[code]), each.answers[code].scores,
+        Stated(code, each.answers[code].questions, _states(run, loaded, each.prompts[code]), each.answers[code].scores,
                taught, is_whole=each is asked.whole)
         for each, targets in targets_of(run.recipe, asked, ["en", *asked.whole.languages])
         for code, taught in targets.items()
@@ -241,19 +248,24 @@ def readout_of(run: OpenRun, loaded: LoadedModel, validation: Sequence[QuestionP
     return readout, found
 
 
-def _states(loaded: LoadedModel, prompts: Prompts) -> np.ndarray:
+def _states(run: OpenRun, loaded: LoadedModel, prompts: Prompts) -> np.ndarray:
     """Return the base model's states at the last prompt token. *Shape:* (questions, layers + 1, hidden), fp32."""
     import numpy as np
 
+    from glotlift.evaluation.prediction_file import prediction_fingerprint
+    from glotlift.models.anatomy import text_config
     from glotlift.models.forward import run as run_rows
 
-    found: dict[int, Any] = {}
-    with loaded.as_variant("base") as model:
+    key = prediction_fingerprint(loaded.variant_fingerprint("base"), prompts)
+    if key not in run.states:
+        found: dict[int, Any] = {}
         bare = [replace(row, trie=None, root=0) for row in prompts.rows]
-        for batch in run_rows(model, bare, tokens=[0], last_states=True):
-            assert batch.last_states is not None
-            found |= dict(zip(batch.rows, batch.last_states.numpy(), strict=True))
-    return np.stack([found[index] for index in range(len(found))])
+        with loaded.as_variant("base") as model:
+            for batch in run_rows(model, bare, last_states=True, until=text_config(model).num_hidden_layers):
+                assert batch.last_states is not None
+                found |= dict(zip(batch.rows, batch.last_states.numpy(), strict=True))
+        run.states[key] = np.stack([found[index] for index in range(len(found))])
+    return run.states[key]
 
 
 def steering_of(
@@ -267,7 +279,7 @@ def steering_of(
     asked = ask(run, loaded, validation)
     whole = asked.whole
     states = {code: score_and_pool(loaded, prompts)[1] for code, prompts in whole.prompts.items()}
-    own = {code: each.scores for code, each in whole.answers.items()}
+    own = {code: each.scores for code, each in whole.answers.items() if each.scores is not None}
     ((_, taught), *_) = targets_of(run.recipe, asked, whole.languages)
 
     def score(steering: Steering, code: str) -> np.ndarray:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glotlift.errors import DataError, RecipeError
 from glotlift.evaluation.settings import EvalSettings
@@ -20,6 +20,9 @@ from glotlift.evaluation.test_sets import TestSet, read_test_sets
 from glotlift.processes import processes
 from glotlift.recipe import Recipe, dump_recipe, load_recipe
 from glotlift.runs import RunFolder, write_text
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,12 @@ class OpenRun:
     Attributes:
         recipe: the recipe.
         folder: the run folder.
+        states: fingerprint of what was run -> states of the base model, for all runs of a sweep.
     """
 
     recipe: Recipe
     folder: RunFolder
+    states: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:

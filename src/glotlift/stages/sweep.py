@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -26,7 +26,7 @@ from glotlift.runs import RunFolder, write_atomic
 from glotlift.stages.data import DATA
 from glotlift.stages.evaluate import EVALUATE
 from glotlift.stages.objectives import TEACHER
-from glotlift.stages.stage import OpenRun, open_run, walk
+from glotlift.stages.stage import open_run, walk
 from glotlift.stages.train import ADAPTER, TRAIN
 from glotlift.strict_json import read_json
 from glotlift.sweeps import PlannedRun, load_sweep
@@ -50,14 +50,17 @@ def sweep(path: str | Path, output_path: str | Path | None = None) -> Path:
     """
     asked, planned = load_sweep(path)
     folder = RunFolder(Path(output_path) if output_path else Path("runs") / asked.name)
-    runs = [(each, open_run(each.recipe, folder.path / each.place)) for each in planned]
-    _ = runs[0][1].test_sets  # faults in test data show before hours of training
+    places = [folder.path / each.place for each in planned]
+    _ = open_run(planned[0].recipe, places[0]).test_sets  # faults in test data show before hours of training
+    states: dict[str, Any] = {}
     with folder.lock():
-        for number, (each, run) in enumerate(runs):
-            log.info("sweep: run %d of %d, %s", number + 1, len(runs), each.place)
-            _hand_on([other.path for _, other in runs[:number]], run.path)
+        for number, (each, place) in enumerate(zip(planned, places, strict=True)):
+            log.info("sweep: run %d of %d, %s", number + 1, len(planned), each.place)
+            _hand_on(places[:number], place)
+            run = replace(open_run(each.recipe, place), states=states)  # opened here, so that one model is held at once
             walk(run, DATA, TRAIN, EVALUATE)
-        write_sweep(folder.path, sweep_scores(asked.name, runs))
+            del run
+        write_sweep(folder.path, sweep_scores(asked.name, planned, places))
     return folder.path
 
 
@@ -71,12 +74,13 @@ def _hand_on(sources: Sequence[Path], target: Path) -> None:
                 write_atomic(place, partial(copyfile, file))
 
 
-def sweep_scores(name: str, done: Sequence[tuple[PlannedRun, OpenRun]]) -> dict[str, Any]:
+def sweep_scores(name: str, planned: Sequence[PlannedRun], places: Sequence[Path]) -> dict[str, Any]:
     """Return the content of sweep.json.
 
     Args:
         name: of the sweep.
-        done: its runs, evaluated.
+        planned: its runs, evaluated.
+        places: their folders.
 
     Returns:
         `sweep`; `seen`, languages that some run was tuned on; `pivot`; `runs`: name -> `control`, `seeds`, and for
@@ -89,6 +93,7 @@ def sweep_scores(name: str, done: Sequence[tuple[PlannedRun, OpenRun]]) -> dict[
     seen: dict[str, None] = {}
     runs: dict[str, dict[str, Any]] = {}
     pivot = "en"
+    done = [(each, open_run(each.recipe, place)) for each, place in zip(planned, places, strict=True)]
     for each, opened in done:
         history = read_json(opened.path / ADAPTER / "history.json", ModelError)
         seen |= dict.fromkeys(history["seen"])

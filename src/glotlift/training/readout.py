@@ -48,7 +48,8 @@ class Stated:
         language: code.
         questions: for every row, the name of the question that it is, or is a sentence of.
         states: at the last prompt token. *Shape:* (rows, layers + 1, hidden).
-        own: the model's own label scores, in nats. *Shape:* (rows, labels).
+        own: the model's own label scores, in nats. *Shape:* (rows, labels). None where rows are not whole questions and
+            the model was not asked.
         taught: the teacher's. *Shape:* (rows, labels).
         is_whole: whether the rows are whole questions, on which agreement is measured.
     """
@@ -56,7 +57,7 @@ class Stated:
     language: str
     questions: Sequence[str]
     states: np.ndarray
-    own: np.ndarray
+    own: np.ndarray | None
     taught: np.ndarray
     is_whole: bool = True
 
@@ -162,7 +163,7 @@ def _blocks(stated: Sequence[Stated], layer: int, fold: Mapping[str, int]) -> tu
         for number in range(_FOLDS):
             part = features[folds == number]
             products[number] = part.T @ part, part.T @ taught[folds == number]
-        own = without_means(each.own)
+        own = np.zeros_like(taught) if each.own is None else without_means(each.own)
         blocks.append(_Block(each.language, features, own, taught, folds, each.is_whole, products))
     return blocks, back
 

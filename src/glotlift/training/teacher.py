@@ -38,12 +38,13 @@ class Answers:
     Attributes:
         names: one a row, the same in every language for the same text.
         questions: name of the question that a row is, or is a sentence of.
-        scores: log-probabilities of the labels. *Shape:* (rows, labels).
+        scores: log-probabilities of the labels. *Shape:* (rows, labels). None where the model is not asked, since only
+            what the teacher says counts.
     """
 
     names: Sequence[str]
     questions: Sequence[str]
-    scores: np.ndarray
+    scores: np.ndarray | None
 
 
 def centred(scores: np.ndarray) -> np.ndarray:
@@ -69,8 +70,8 @@ def teacher_targets(
         languages: those that are taught.
         teacher: `english`; `ensemble`, the product of experts over English and all languages (a mean of scores); or
             `sentences`, see the module's head.
-        center: what a language's mean score is held to: `language`, what it is in the base; `zero`, no preference;
-            `prior`, the teacher's own.
+        center: what a language's mean score is held to: `language`, what it is in the base, none where that is not
+            asked; `zero`, no preference; `prior`, the teacher's own.
         control: `none`, `shuffled-teacher` (another question's scores), `own-language-teacher` (the language's own
             scores), `constant-teacher` (the teacher's mean for every question), or `gold` (the right label, as far
             apart as the teacher's scores are).
@@ -82,7 +83,9 @@ def teacher_targets(
         DataError: there is one question only, so nothing can be told from a preference.
     """
     english = answers["en"]
-    own = {code: centred(np.asarray(each.scores, dtype=float)) for code, each in answers.items()}
+    own = {
+        code: centred(np.asarray(each.scores, dtype=float)) for code, each in answers.items() if each.scores is not None
+    }
     if len(set(english.questions)) < 2:
         raise DataError(f"got {len(own['en'])} question to teach consistency with, expected at least 2")
     taught = _without_mean(own["en"])
@@ -98,11 +101,12 @@ def teacher_targets(
         taught = _from_gold(english, taught, gold)
     by_name = dict(zip(english.names, taught, strict=True))
     prior = own["en"].mean(0)
+    none = np.zeros_like(prior)
     targets = {}
     for code in languages:
         learned = np.stack([by_name[name] for name in answers[code].names])
         said = own[code] if control == "own-language-teacher" else learned
-        mean = {"language": own[code].mean(0), "zero": np.zeros_like(prior), "prior": prior}[center]
+        mean = {"language": own[code].mean(0) if code in own else none, "zero": none, "prior": prior}[center]
         targets[code] = _without_mean(said) + mean
     return targets
 
@@ -121,7 +125,7 @@ def _from_sentences(english: Answers, whole: np.ndarray, sentences: Answers) -> 
     if not len(sentences.names):
         return whole
     by_question: dict[str, list[np.ndarray]] = {}
-    for question, scores in zip(sentences.questions, _without_mean(centred(sentences.scores)), strict=True):
+    for question, scores in zip(sentences.questions, _without_mean(centred(np.asarray(sentences.scores))), strict=True):
         by_question.setdefault(question, []).append(scores)
     is_split = np.array([name in by_question for name in english.names])
     added = np.stack([
