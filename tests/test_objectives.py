@@ -4,12 +4,10 @@ import json
 import shutil
 
 import pandas as pd
-import pandas as pd
 import pytest
-from safetensors.torch import load_file
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from glotlift.errors import DataError, LanguageError, ModelError, RecipeError
 from glotlift.models.readout import load_readout

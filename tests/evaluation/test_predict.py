@@ -20,8 +20,10 @@ from glotlift.evaluation.predict import (
 from glotlift.evaluation.prediction_file import PredictionFile, prediction_fingerprint
 from glotlift.evaluation.prompts import CONTENT_FREE, prepare
 from glotlift.evaluation.settings import EvalTask
+from glotlift.models.anatomy import decoder_layers
 from glotlift.models.labels import prefix_tokens
 from glotlift.models.packing import plan_batches
+from glotlift.models.readout import Readout
 from glotlift.runs import read_parquet, write_parquet
 from glotlift.tasks.load import load_task
 
@@ -381,3 +383,28 @@ def test_content_free_inputs_are_not_items(tiny):
         f'Rezension: {text}\nBewertung: "' for text in CONTENT_FREE
     ]
     assert list(predict(loaded, prompts, "base")["id"]) == [item.id for item in prompts.items]
+
+
+@pytest.mark.parametrize("own", [0.0, 1.0])
+def test_a_readout_adds_to_the_models_scores_or_stands_alone(tiny, own):
+    """Alone, the blocks behind its layer do not run; scores are what the whole pass and its tap give."""
+    base = tiny("gemma3")
+    prompts = _prepare(base)
+    torch.manual_seed(0)
+    readout = Readout(1, ("positive", "negative"), torch.randn(32), torch.randn(32, 2), own)
+    loaded = dataclasses.replace(base, readout=readout, adapter_fingerprint="readout")
+    ran = []
+    hook = decoder_layers(base.model)[-1].register_forward_hook(lambda *_: ran.append(True))
+    tuned = predict(loaded, prompts, "tuned")
+    assert bool(ran) == bool(own)
+    hook.remove()
+    plain = predict(loaded, prompts, "base")
+    for index, row in enumerate(prompts.rows):
+        with torch.inference_mode():
+            states = base.model(torch.tensor([row.prompt]), output_hidden_states=True).hidden_states
+        read = (states[1][0, -1] - readout.mean) @ readout.direction
+        for position, label in enumerate(prompts.labels):
+            expected = own * plain.loc[index, f"sequence_{label}"] + read[position].item()
+            assert tuned.loc[index, f"sequence_{label}"] == pytest.approx(expected, abs=2e-4)
+            mass = plain.loc[index, f"prefix_mass_{label}"] ** own * read[position].exp().item()
+            assert tuned.loc[index, f"prefix_mass_{label}"] == pytest.approx(mass, rel=1e-3)
