@@ -10,7 +10,7 @@
 Both take the same 16 questions a step in micro-batches of 4, the same LoRA and Huber loss, with AdamW. The loss of the
 first step must agree to 1e-3. Each engine is a process of its own, in turns, twice each; the first step warms up.
 `teacher_seconds` is what glotlift's teacher scores took, once for all steps. Prints a table; the last line is JSON:
-`consistency_over_plain` (how much longer a step of the plain way takes, the median) and `peak_over_plain`.
+`over_plain` (how much longer a step of the plain way takes, the median) and `peak_over_plain`.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def result(steps, turns):
     if apart > SAME_LOSS:
         print(f"losses of the first step differ by {apart:.2g}, expected at most {SAME_LOSS}: not the same work")
     return {
-        "consistency_over_plain": round(medians["plain"] / medians["glotlift"], 2),
+        "over_plain": round(medians["plain"] / medians["glotlift"], 2),
         "peak_over_plain": round(peaks["glotlift"] / peaks["plain"], 3),
         "same_loss": apart <= SAME_LOSS,
     }

@@ -21,7 +21,8 @@ steps behind it, and how much slower an engine is, is the median over steps. Pea
 once the model is loaded; what it was then stands beside it. `peak_over_trl` takes TRL's defaults, which need less than
 TRL tuned. The floor is 4 x non-embedding parameters for every token (forward, and the gradient of what enters a layer)
 and 4 x vocabulary x hidden for every target, at the rate of a large fp32 matrix product as torch runs it (`a @ b`); the
-share at oneDNN's own rate stands beside it. Prints a table; the last line is JSON.
+share at oneDNN's own rate stands beside it. Prints a table, then that of consistency training against the plain way
+(`benchmarks/consistency.py`); the last line is JSON with both.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import consistency
 from evaluate import _memory, _rate
 
 ENGINES = ("trl-default", "trl-tuned", "llama-factory", "glotlift")
@@ -367,10 +369,10 @@ def _measure(options, scratch):
     targets = [sum(label >= 0 for row in step for label in row["labels"]) for step in steps]
     if fault:
         print(f"llama-factory {LLAMA_FACTORY_VERSION} is left out: {fault}")
-    return _report(engines, tokens, targets)
+    return _report(engines, tokens, targets, options.quick)
 
 
-def _report(engines, tokens, targets):
+def _report(engines, tokens, targets, quick):
     ours = engines["glotlift"]
     slower = {name: _ratio(engine.seconds[1:], ours.seconds[1:]) for name, engine in engines.items()}
     print(
@@ -406,8 +408,10 @@ def _report(engines, tokens, targets):
         "working_over_trl": round(_added(ours) / _added(engines["trl-default"]), 3),
         "floor_share": round(share, 3),
     }
+    taught = consistency.result(1, 1) if quick else consistency.result(4, 2)
+    result |= {"consistency_over_plain": taught["over_plain"], "consistency_peak_over_plain": taught["peak_over_plain"]}
     print(json.dumps(result))
-    return int(apart > SAME_LOSS)
+    return int(apart > SAME_LOSS or not taught["same_loss"])
 
 
 def _added(engine):
