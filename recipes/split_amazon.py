@@ -2,7 +2,7 @@
 
     python recipes/split_amazon.py paper-data amazon
 
-Rows are parallel in all languages. Every second one becomes one of `questions_<lang>.jsonl`, without its answer, in English
+Rows are parallel in all languages. Every second one goes into `questions_<lang>.jsonl`, without its answer, in English
 and the languages named; the others are `test_<lang>.jsonl` in all languages, with English labels.
 """
 
