@@ -131,7 +131,8 @@ def run(
     length = shared_length(rows)
     taps = _Taps(last_states, pooled_states, until)
     if batches is None:
-        n_positions = POSITIONS if tokens is not None else _LOGITS_BUDGET // text_config(model).vocab_size
+        has_table = tokens is None and until is None  # logits of the whole vocabulary
+        n_positions = _LOGITS_BUDGET // text_config(model).vocab_size if has_table else POSITIONS
         batches = plan_batches(rows, token_budget=token_budget, n_positions=n_positions)
     with torch.inference_mode():
         try:
