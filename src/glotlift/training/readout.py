@@ -152,7 +152,7 @@ def _blocks(stated: Sequence[Stated], layer: int, fold: Mapping[str, int]) -> tu
     """
     states = [_without_mean(each.states[:, layer].astype(np.float64)) for each in stated]
     everything = np.concatenate(states)
-    scale = everything.std(0) + 1e-3 * everything.std()
+    scale = everything.std(0) + (1e-3 * everything.std() or 1.0)  # 1 where no state differs
     back = np.diag(1 / scale)
     if len(everything) < everything.shape[1]:
         directions = np.linalg.svd(everything / scale, full_matrices=False)[2].T
@@ -209,7 +209,7 @@ def _products(blocks: Sequence[_Block], folds: Iterable[int]) -> tuple[np.ndarra
 def _fit(products: tuple[np.ndarray, np.ndarray, int], strength: float) -> np.ndarray:
     """Return the ridge regression's weights. *Shape:* (features, labels)."""
     features, taught, n_rows = products
-    ridge = strength * np.trace(features) / n_rows or 1.0  # where no state differs, any will do
+    ridge = strength * np.trace(features) / n_rows or 1.0
     return cho_solve(cho_factor(features + ridge * np.eye(len(features)), check_finite=False), taught)
 
 
