@@ -18,10 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from evaluate import _memory
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from evaluate import _memory
+
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+
+SAME = 1e-3
+"""Nats by which two fp32 kernels may differ in the log-probability of a word, or in a loss."""
 
 
 class Skipped(Exception):
@@ -107,11 +111,11 @@ class Bench:
         """Return the most bytes that were in use since `free`."""
         return torch.cuda.max_memory_allocated() if self.on_gpu else _memory("VmHWM")
 
-    def seconds(self, work: Callable[[], object]) -> float:
-        """Return how long something takes, the device's share included."""
+    def seconds(self, work: Callable[..., object], *given: object, **options: object) -> float:
+        """Return how long a call takes, the device's share included."""
         self.finish()
         begin = time.perf_counter()
-        work()
+        work(*given, **options)
         self.finish()
         return time.perf_counter() - begin
 
