@@ -20,7 +20,7 @@ In bf16, where every kernel rounds in its own way, what is compared is the error
 the root mean square over items and labels; glotlift's may be twice the plain forward's. The bf16 peak is that of a
 large matrix product, measured at the beginning. Operations are counted as benchmarks/evaluate.py and train.py do.
 
-A part has its share of `--minutes`; one that fails or takes longer is reported with its error, and the others still
+A part has its share of `--minutes`, and what those before it left over; one that fails or takes longer is reported with its error, and the others still
 run. Prints Markdown for docs/gpu.md; the last line is JSON. Exit code 1 where a part failed, 0 else.
 """
 
@@ -30,6 +30,7 @@ import argparse
 import os
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +47,7 @@ SHARES: dict[Part, float] = {
     parity: 0.2, batches: 0.06, memory: 0.06, train: 0.12, checkpointing: 0.06, quantization: 0.08, fsdp: 0.16,
     merge: 0.1, evaluate: 0.08, throughput: 0.08,
 }  # fmt: skip
-"""Part -> its share of the time."""
+"""Part -> its share of the time that is left."""
 
 PARTS: dict[str, Part] = {part.__name__: part for part in SHARES}
 
@@ -68,10 +69,11 @@ def main(arguments=None):
     with tempfile.TemporaryDirectory(prefix="glotlift-gpu-") as scratch:
         bench = Bench(device, options.toy, Path(scratch))
         bench = replace(bench, peak=matrix_rate(bench))
-        results = []
-        for name in names:
+        results, end = [], time.monotonic() + 60 * options.minutes
+        for k, name in enumerate(names):
             print(f"{name} ...", file=sys.stderr, flush=True)
-            results.append(run_part(name, PARTS[name], bench, 60 * options.minutes * SHARES[PARTS[name]]))
+            share = SHARES[PARTS[name]] / sum(SHARES[PARTS[other]] for other in names[k:])
+            results.append(run_part(name, PARTS[name], bench, share * max(end - time.monotonic(), 1)))
             bench.free()
     card = torch.cuda.get_device_name(device) if bench.on_gpu else "CPU"
     versions = {each.__name__: each.__version__ for each in (torch, transformers, peft, accelerate)}

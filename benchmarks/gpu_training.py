@@ -221,7 +221,8 @@ def throughput(bench: Bench) -> Iterator[Figure]:
     """Tokens a second of LoRA training, against the plain loop on the same micro-batches."""
     for shape in (SMALL, LARGE):
         loaded = load(shape, bench.device, torch.bfloat16, toy=bench.toy)
-        n_pairs, n_steps, micro = bench.size(192 if shape == SMALL else 96, 4), bench.size(6, 2), bench.size(16, 4)
+        n_pairs, n_steps = bench.size(192 if shape == SMALL else 96, 4), bench.size(6, 2)
+        micro = bench.size(16 if shape == SMALL else 8, 2)
         settings = settings_of(n_pairs, n_steps, micro)
         part = translation_part(loaded, pairs_of(n_pairs), settings)
         rows = [each.row for each in in_order([part], epochs=1, micro_batch_size=micro, seed=0)]
