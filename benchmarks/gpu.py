@@ -20,8 +20,9 @@ In bf16, where every kernel rounds in its own way, what is compared is the error
 the root mean square over items and labels; glotlift's may be twice the plain forward's. The bf16 peak is that of a
 large matrix product, measured at the beginning. Operations are counted as benchmarks/evaluate.py and train.py do.
 
-A part has its share of `--minutes`, and what those before it left over; one that fails or takes longer is reported with its error, and the others still
-run. Prints Markdown for docs/gpu.md; the last line is JSON. Exit code 1 where a part failed, 0 else.
+A part has its share of `--minutes`, and what those before it left over; one that fails or takes longer is reported with
+its error, and the others still run. Prints Markdown for docs/gpu.md; the last line is JSON. Exit code 1 where a part
+failed, 0 else.
 """
 
 from __future__ import annotations

@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from evaluate import _memory
 
+T = TypeVar("T")
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 
 SAME = 1e-3
@@ -88,6 +90,10 @@ class Bench:
     def size(self, real: int, toy: int) -> int:
         """Return how many: of the real run, or of the toy one."""
         return toy if self.toy else real
+
+    def some(self, cases: Sequence[T]) -> Sequence[T]:
+        """Return cases that differ in size alone: all of them, or at toy size, where they do not differ, the first."""
+        return cases[:1] if self.toy else cases
 
     def finish(self) -> None:
         """Wait until the device has done all that was asked of it."""

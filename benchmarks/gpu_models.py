@@ -48,7 +48,7 @@ _N_TOKENS = 320
 
 _TOY = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8}
 _TOY_GEMMA = {"sliding_window": 24, "query_pre_attn_scalar": 8}
-_TOY_LAYERS = 3
+_TOY_LAYERS = 2
 
 
 def config_of(shape, *, toy, n_layers=None):

@@ -45,7 +45,7 @@ def error(found, exact):
 
 def parity(bench: Bench) -> Iterator[Figure]:
     """The cached pass against transformers' own forward, on the same weights in both dtypes."""
-    for shape in (SMALL, WINDOWED, LARGE):
+    for shape in (WINDOWED, *bench.some((SMALL, LARGE))):
         loaded = load(shape, bench.device, torch.bfloat16, toy=bench.toy)
         prompts = prompts_of(loaded, bench.size(8 if shape == LARGE else 24, 3), bench.shown)
         kinds = ("sdpa",) if shape == LARGE else ("sdpa", "eager")
@@ -125,7 +125,7 @@ def memory(bench: Bench) -> Iterator[Figure]:
 
 def evaluate(bench: Bench) -> Iterator[Figure]:
     """Items and tokens a second, against the plain loop of benchmarks/evaluate.py: batch 1, nothing cached."""
-    for shape in (SMALL, LARGE):
+    for shape in bench.some((SMALL, LARGE)):
         loaded = load(shape, bench.device, torch.bfloat16, toy=bench.toy)
         n_items = bench.size(256 if shape == SMALL else 96, 4)
         prompts = prompts_of(loaded, n_items, bench.shown)
@@ -140,7 +140,7 @@ def evaluate(bench: Bench) -> Iterator[Figure]:
         tokens = sum(len(row.prompt) - shared + row.n_nodes for row in rows)
         body, head = sizes(loaded.model)
         operations = 2 * (body * tokens + head * sum(1 + row.n_nodes for row in rows))
-        for budget in (1024, 4096, 16384):
+        for budget in bench.some((1024, 4096, 16384)):
             scores(loaded, few, token_budget=budget)
             bench.free()
             seconds = bench.seconds(scores, loaded, prompts, token_budget=budget)
