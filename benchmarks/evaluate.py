@@ -65,11 +65,12 @@ def _prepared(n, source):
 def _plain(loaded, prompts):
     import torch
 
-    sets = [torch.tensor(tokens) for tokens in prompts.prefix_sets]
+    device = loaded.model.device
+    sets = [torch.tensor(tokens, device=device) for tokens in prompts.prefix_sets]
     predicted = []
     for row in prompts.rows:
         with torch.no_grad():
-            logits = loaded.model(input_ids=torch.tensor([row.prompt])).logits
+            logits = loaded.model(input_ids=torch.tensor([row.prompt], device=device)).logits
         following = logits[0, -1].softmax(-1)
         mass = [following[tokens].sum().item() for tokens in sets]
         predicted.append(prompts.labels[mass.index(max(mass))])

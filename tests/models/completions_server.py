@@ -25,16 +25,28 @@ SWITCHES = {
     "retry_after": (str, "0", "and this header; empty for none"),
     "no_echo": (bool, False, "ignore `echo`, as llama.cpp's own server does"),
     "no_logprobs": (bool, False, "ignore `logprobs`"),
+    "logits": (bool, False, "give logits, as vLLM does under --logprobs-mode raw_logits"),
     "nan": (bool, False, "give log-probabilities that are no numbers"),
     "bad": (str, "", "give this kind of log-probability that cannot be, see `BAD`"),
     "other": (str, "", "echo this in place of the text"),
     "silent": (bool, False, "generate nothing, as llama-cpp-python does at the end of a sequence"),
-    "style": (str, "vllm", "vllm, llama-cpp, shifted (llama-cpp-python, no beginning-of-sequence token) or behind"),
+    "style": (str, "vllm", "one of `STYLES`"),
+    "ids": (bool, False, "show tokens as their ids, as vLLM does under --return-tokens-as-token-ids"),
     "delay": (float, 0.0, "seconds a completion takes at least"),
     "delay_only": (str, "", "only where this is in the text"),
     "key": (str, "", "refuse requests without this key, and tell the header that came"),
 }
 
+
+STYLES = {
+    "vllm": "as vLLM 0.33: a piece of a character shows nothing, the piece that completes it shows the whole",
+    "alone": "every token decoded alone, so that a piece of a character shows U+FFFD",
+    "llama-cpp": "as llama-cpp-python: the beginning-of-sequence token is counted but not shown, pieces show nothing",
+    "shifted": "as llama-cpp-python for a model without a beginning-of-sequence token",
+    "behind": "each token of the text is scored by the row behind itself",
+}
+
+WINDOW = 1024
 
 BAD = {
     "above 0": lambda values: [None, *(-value for value in values[1:])],
@@ -72,14 +84,50 @@ class State:
         switches = {name: given.get(name, default) for name, (_, default, _) in SWITCHES.items()}
         self.addresses[address] = SimpleNamespace(**switches, requests=0, under_way=0, most_at_once=0)
 
+    def shown(self, ids: list[int], n_text: int, style: str) -> list[str]:
+        """Return the tokens as a server shows them; the text's are the first `n_text`."""
+        alone = [self.tokenizer.decode([token]) for token in ids]
+        if style in ("alone", "behind"):
+            return alone
+        if style != "vllm":
+            return [token.replace("\ufffd", "") for token in alone]
+        tokens = []
+        for k, (token, text) in enumerate(zip(ids, alone, strict=True)):
+            raw = self.tokenizer.convert_ids_to_tokens(token)
+            n_blanks = len(raw) - len(raw.lstrip("▁"))
+            text = " " * (n_blanks - (len(text) - len(text.lstrip(" ")))) + text
+            if k and text.endswith("\ufffd"):  # the first token has no log-probability, and is shown as it is
+                # what came before within the text, but for its first token; the generated token stands for itself
+                text = self.completed(ids[max(1, k - 4) : k] if k < n_text else [], token)
+            tokens.append(text)
+        return tokens
+
+    def completed(self, before: list[int], token: int) -> str:
+        """Return the character that a token completes together with those before it; nothing where it does not."""
+        decode = self.tokenizer.decode
+        for start in range(len(before) - 1, -1, -1):
+            context = before[start:]
+            whole = decode([*context, token])
+            if not whole.endswith("\ufffd"):
+                while context and decode(context[-1:]).endswith("\ufffd"):
+                    context = context[:-1]
+                return whole.removeprefix(decode(context))
+        return ""
+
     def complete(self, body: dict, on: SimpleNamespace) -> dict:
         torch = self.torch
         text = on.other or body["prompt"]
         encoded = self.tokenizer(text, return_offsets_mapping=True)
         ids, offsets = encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]]
+        if len(ids) + body["max_tokens"] > WINDOW:
+            raise ValueError(
+                f"This model's maximum context length is {WINDOW} tokens. However, your prompt contains at least "
+                f"{len(ids)} input tokens, which exceeds this limit. Please reduce the length of the input prompt."
+            )
         n_text = len(ids) - (on.style == "shifted")
         with torch.inference_mode():
-            table = self.model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+            table = self.model(input_ids=torch.tensor([ids])).logits[0].double()
+        table = table if on.logits else table.log_softmax(-1)
         new = int(table[-1].argmax())
         # position i of the table is the distribution behind token i
         values = [None] + [table[i - 1, ids[i]].item() for i in range(1, len(ids))] + [table[-1, new].item()]
@@ -91,11 +139,11 @@ class State:
         elif on.style == "shifted":
             ids, offsets = ids[1:-1], offsets[1:-1]
             values = [None] + [table[i + 1, ids[i]].item() for i in range(1, len(ids))]
-        tokens = [self.tokenizer.decode([token]) for token in ids]
-        if on.style == "vllm":  # counts the tokens' own texts, `<s>` and replacement characters among them
+        tokens = self.shown(ids, n_text, on.style)
+        if on.ids:
+            tokens = [f"token_id:{token}" for token in ids]
+        if on.style in ("vllm", "alone", "behind"):  # counts the tokens' own texts, `<s>` among them
             offsets = [sum(len(token) for token in tokens[:k]) for k in range(len(tokens))]
-        else:
-            tokens = [token.replace("\ufffd", "") for token in tokens]
         if on.silent:
             ids, tokens, offsets, values = ids[:-1], tokens[:-1], offsets[:-1], values[:-1]
         if on.no_echo or not body.get("echo"):
@@ -106,10 +154,11 @@ class State:
             values = BAD[on.bad](values)
         logprobs = {"tokens": tokens, "token_logprobs": values, "text_offset": offsets, "top_logprobs": None}
         written = 0 if on.silent else 1
+        choice = {"index": 0, "text": text, "logprobs": None if on.no_logprobs else logprobs, "finish_reason": "length"}
         return {
             "object": "text_completion",
             "model": self.name,
-            "choices": [{"index": 0, "text": text, "logprobs": None if on.no_logprobs else logprobs}],
+            "choices": [choice],
             "usage": {"prompt_tokens": n_text, "completion_tokens": written, "total_tokens": n_text + written},
         }
 
@@ -157,7 +206,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {"requests": on.requests, "most_at_once": on.most_at_once})
         elif not self.refused(on):
             card = {"id": self.state.name, "object": "model", "created": time.time_ns(), "root": self.state.folder}
-            self.answer(200, {"object": "list", "data": [{**card, "max_model_len": 1024}]})
+            self.answer(200, {"object": "list", "data": [{**card, "max_model_len": WINDOW}]})
 
     def do_POST(self):
         state, body, (on, asked) = self.state, self.body(), self.target()
@@ -173,6 +222,8 @@ class Handler(BaseHTTPRequestHandler):
         try:
             time.sleep(on.delay if on.delay_only in body["prompt"] else 0)
             result = state.complete(body, on) if number > on.fail_first else None
+        except ValueError as fault:
+            return self.answer(400, {"error": {"message": str(fault), "type": "BadRequestError", "code": 400}})
         finally:
             with state.lock:
                 on.under_way -= 1

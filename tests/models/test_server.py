@@ -19,7 +19,7 @@ from transformers.models.auto.tokenization_auto import AutoTokenizer
 
 from glotlift import evaluate
 from glotlift.errors import ModelError, RecipeError, RunError
-from glotlift.models.echo import Echo
+from glotlift.models.echo import Echo, _check_text
 from glotlift.models.requests import _retry_after
 from glotlift.models.server import Server, _scores, connect, is_server, parse_server, score_words
 from glotlift.models.settings import ServerSettings
@@ -102,7 +102,7 @@ def scored(server, prompts, words):
 
 
 @pytest.mark.parametrize("silent", [False, True])
-@pytest.mark.parametrize("style", ["vllm", "llama-cpp"])
+@pytest.mark.parametrize("style", ["vllm", "alone", "llama-cpp"])
 def test_scores_equal_a_plain_forward(served, reference, style, silent):
     found = scored(served(style=style, silent=silent), PROMPTS, WORDS)
     for index, prompt in enumerate(PROMPTS):
@@ -111,7 +111,7 @@ def test_scores_equal_a_plain_forward(served, reference, style, silent):
         assert found[index][1] == pytest.approx(first, abs=1e-4)
 
 
-@pytest.mark.parametrize("style", ["vllm", "llama-cpp"])
+@pytest.mark.parametrize("style", ["vllm", "alone", "llama-cpp"])
 def test_a_token_across_the_end_of_the_prompt_is_scored_whole(served, reference, style):
     prompt, words = "The mood is posi", ["tive", " negative", "ng"]
     shared, n_prompt, sequence, first = reference(prompt, words)
@@ -121,7 +121,7 @@ def test_a_token_across_the_end_of_the_prompt_is_scored_whole(served, reference,
     assert found[0][1] == pytest.approx(first, abs=1e-4)
 
 
-@pytest.mark.parametrize("style", ["vllm", "llama-cpp"])
+@pytest.mark.parametrize("style", ["alone", "llama-cpp"])
 def test_words_in_bytes_keep_their_differences(served, reference, style):
     """Bytes at the end of a prompt cannot be told apart, so that all words are scored from before them."""
     prompt, words = "Stimmung 🙂", ["🙃", "☂", "gut"]
@@ -130,6 +130,37 @@ def test_words_in_bytes_keep_their_differences(served, reference, style):
     offsets = [a - b for a, b in zip(found[0][0], sequence, strict=True)]
     assert offsets == pytest.approx([offsets[0]] * 3, abs=1e-4)
     assert offsets[0] < -0.1, "the bytes before are not in the scores"
+
+
+def test_words_in_bytes_are_scored_exactly_where_a_server_shows_characters(served, reference):
+    """vLLM shows a character whole with its last byte, so the end of the prompt is certain to be the same."""
+    prompt, words = "Stimmung 🙂", ["🙃", "☂", "gut"]
+    _, _, sequence, first = reference(prompt, words)
+    found = scored(served(style="vllm"), [prompt], words)
+    assert found[0][0] == pytest.approx(sequence, abs=1e-4)
+    assert found[0][1] == pytest.approx(first, abs=1e-4)
+
+
+def test_tokens_shown_as_ids_are_scored(served, reference):
+    server = connect(served(ids=True))
+    found = scored(server, PROMPTS, WORDS)
+    for index, prompt in enumerate(PROMPTS):
+        assert found[index][0] == pytest.approx(reference(prompt, WORDS)[2], abs=1e-4)
+
+
+def test_an_echo_of_nothing_is_refused():
+    with pytest.raises(ModelError, match="got the echo '', expected that of the text 'one'"):
+        _check_text("http://host/v1", "one", Echo([], []))
+
+
+def test_logits_are_refused_and_the_setting_is_named(served):
+    with pytest.raises(ModelError, match="not above 0; vLLM gives logits under --logprobs-mode raw_logits"):
+        connect(served(logits=True))
+
+
+def test_a_prompt_that_is_too_long_for_the_server_is_told(served):
+    with pytest.raises(ModelError, match=r"got 400 Bad Request \(This model's maximum context length is 1024 tokens"):
+        list(score_words(served(), ["word " * 1100], WORDS))
 
 
 def echo(*pairs):
@@ -227,6 +258,14 @@ def test_closing_early_cancels_requests_and_ends_the_thread(served):
     [
         ({"no_echo": True}, "log-probabilities of 0 of a text's"),
         ({"no_logprobs": True}, "an answer without `choices.0.logprobs`"),
+        (
+            {
+                "fail_first": 1,
+                "fail_status": 400,
+                "fail_text": "Requested prompt logprobs of 1, which is greater than max allowed: 0",
+            },
+            "400",
+        ),
         ({"fail_first": 1, "fail_text": "logprobs is not supported for models created with logits_all=False"}, "503"),
     ],
 )

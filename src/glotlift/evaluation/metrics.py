@@ -23,8 +23,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import log_softmax, logsumexp
-from scipy.stats import binomtest, rankdata
 
 SCORINGS = ("sequence", "prefix-mass", "prefix-mass-released", "first-token")
 """What of a label word is scored; see `glotlift.evaluation.predict`."""
@@ -95,6 +93,8 @@ def score_language(
         scoring: one of `SCORINGS`.
         content_free: see `decide`; empty where no content-free input was run.
     """
+    from scipy.stats import binomtest  # loaded here, as below: to score items and to train needs no scipy
+
     gold = frame["gold"].to_numpy()
     n_right = int((frame["predicted"].to_numpy() == gold).sum())
     interval = binomtest(n_right, len(frame)).proportion_ci(LEVEL, method="wilson")
@@ -173,6 +173,8 @@ def label_log_probabilities(frame: pd.DataFrame, labels: Sequence[str], scoring:
 
 
 def _renormalised(scores: np.ndarray, scoring: str) -> np.ndarray:
+    from scipy.special import log_softmax
+
     if scoring.startswith("prefix-mass"):
         scores = np.log(np.maximum(scores, np.finfo(float).tiny))
     return log_softmax(scores, axis=1)
@@ -185,6 +187,8 @@ def batch_calibrated(log_probabilities: np.ndarray) -> np.ndarray:
 
 def content_free_prior(content_free: Sequence[Mapping[str, Sequence[float]]], scoring: str) -> np.ndarray:
     """Return the log of each label's probability for content-free inputs, mean over these. *Shape:* (labels,)."""
+    from scipy.special import logsumexp
+
     scores = np.array([each[stored_name(scoring, each)] for each in content_free], float)
     return logsumexp(_renormalised(scores, scoring), axis=0) - np.log(len(scores))
 
@@ -239,6 +243,8 @@ def auroc_influence(
     Returns:
         The area, and *shape* (items,); NaN for the only item of a label, since one tells no variance.
     """
+    from scipy.stats import rankdata
+
     areas, influences = [], []
     for column, label in enumerate(labels):
         is_label = gold == label

@@ -152,6 +152,7 @@ def _do(run: OpenRun) -> dict[str, Any]:
     from glotlift.models.readout import save_readout
     from glotlift.models.steering import save_steering
     from glotlift.stages.objectives import parts_of, readout_of, steering_of
+    from glotlift.training.shards import gathered
     from glotlift.training.tune import tune
 
     recipe, settings = run.recipe, run.recipe.train
@@ -186,8 +187,9 @@ def _do(run: OpenRun) -> dict[str, Any]:
         seed=recipe.seed, probe=_probe(recipe, loaded),
     )  # fmt: skip
     history |= about
+    weights = gathered(model)
     if processes().is_first:
-        _save_tuned(model, loaded, history, run.path / ADAPTER)
+        _save_tuned(model, weights, loaded, history, run.path / ADAPTER)
     return {"validation_loss": history["validation_loss"]}
 
 
@@ -221,17 +223,20 @@ def _sources(pairs: Sequence[QuestionPair]) -> list[str]:
     return list(dict.fromkeys(pair.language for pair in pairs))
 
 
-def _save_tuned(model: Any, loaded: Any, history: Mapping[str, Any], target: Path) -> None:
-    """Write an adapter, or a whole model, that works elsewhere: it names its base as others load it, and no path."""
+def _save_tuned(model: Any, weights: Any, loaded: Any, history: Mapping[str, Any], target: Path) -> None:
+    """Write an adapter, or a whole model, that works elsewhere: it names its base as others load it, and no path.
+
+    `weights` are those of the model, gathered from several processes; None where they lie in the model as they are.
+    """
 
     def save(folder: Path) -> None:
         if hasattr(model, "peft_config"):
             for config in model.peft_config.values():
                 config.base_model_name_or_path = published_name(loaded.name)
-            model.save_pretrained(folder, save_embedding_layers=False)
+            model.save_pretrained(folder, save_embedding_layers=False, state_dict=weights)
             (folder / "README.md").unlink(missing_ok=True)  # peft's empty form; the report writes the card
         else:
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, state_dict=weights)
             loaded.tokenizer.save_pretrained(folder)
         write_json(folder / "history.json", history)
 

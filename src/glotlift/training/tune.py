@@ -161,7 +161,7 @@ def last_checkpoint(folder: Path) -> str | None:
 
 def _arguments(loaded: LoadedModel, checkpoints: Path, settings: TrainSettings, seed: int) -> TrainingArguments:
     """Return what the Trainer is told; `batch_size` is cut into micro-batches and over the processes."""
-    on_gpu = torch.cuda.is_available()
+    kind = next(loaded.model.parameters()).device.type  # the Trainer would move a model to the GPU that it finds
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         learning_rate=settings.learning_rate,
@@ -180,9 +180,9 @@ def _arguments(loaded: LoadedModel, checkpoints: Path, settings: TrainSettings, 
         remove_unused_columns=False,
         prediction_loss_only=True,
         bf16=loaded.model.dtype == torch.bfloat16,
-        fp16=loaded.model.dtype == torch.float16 and on_gpu,
-        dataloader_pin_memory=on_gpu,
-        use_cpu=not on_gpu,
+        fp16=loaded.model.dtype == torch.float16 and kind == "cuda",
+        dataloader_pin_memory=kind == "cuda",
+        use_cpu=kind == "cpu",
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
     )

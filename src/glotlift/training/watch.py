@@ -25,6 +25,7 @@ from glotlift.progress import track
 from glotlift.runs import write_atomic, write_json
 from glotlift.strict_json import read_json
 from glotlift.training.objective import Placed
+from glotlift.training.shards import put_back, whole
 
 WHOLE = "whole"
 """Name of the file that a checkpoint gets last."""
@@ -125,7 +126,7 @@ class Watch(TrainerCallback):
             kept = load_file(best)
             for name, parameter in model.named_parameters():
                 if name in kept:
-                    parameter.data.copy_(kept[name])
+                    put_back(parameter, kept[name])
 
     def close(self) -> None:
         """Take the bar off the terminal; a second call does nothing."""
@@ -152,7 +153,7 @@ class Watch(TrainerCallback):
         best = max((each["score"] for each in self.probes), default=-math.inf)
         self.probes.append({"step": state.global_step, "score": score})
         if score > best:
-            kept = {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
+            kept = {name: whole(p) for name, p in model.named_parameters() if p.requires_grad}
             write_atomic(self.folder / _BEST, lambda file: save_file(kept, file))
         scores = [each["score"] for each in self.probes]
         if len(scores) - 1 - scores.index(max(scores)) >= probe.patience:
