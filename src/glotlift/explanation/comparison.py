@@ -1,19 +1,20 @@
 """Measures of every pair of languages and of every language, as tidy frames: base, tuned, and their difference.
 
-Enters: pooled states of parallel items. Leaves three frames, with the 95 % interval of each value by bootstrap over items
-(see `glotlift.explanation.resampling`); `difference` among the variants is tuned less base, paired item by item.
+Enters: pooled states of parallel items. Leaves three frames, with the 95 % interval of each value by bootstrap over
+items (see `glotlift.explanation.resampling`); `difference` among the variants is tuned less base, paired item by item.
 
     similarity     variant, layer, measure, language, other, n, value, low, high, null_low, null_high, p_permutation
     specificity    variant, layer, measure, language, n, pivot, wrong_language, value, low, high
     probe          variant, layer, language, n, value, low, high, chance
 
-In `similarity` a pair stands once, the pivot second. Measures are those of `glotlift.explanation.similarity`, and `pc1_r`,
-`pc1_r_partial` (plane of base), `pc1_own_r`, `pc1_own_r_partial` (own plane) of `glotlift.explanation.correlation`. The
-null is the measure under shuffled pairs, its central 95 %; `p_permutation` is two-sided.
+In `similarity` a pair stands once, the pivot second. Measures are those of `glotlift.explanation.similarity`, and
+`pc1_r`, `pc1_r_partial` (plane of base), `pc1_own_r`, `pc1_own_r_partial` (own plane) of
+`glotlift.explanation.correlation`. The null is the measure under shuffled pairs, its central 95 %; `p_permutation` is
+two-sided.
 
 `specificity` is the control for wrong-language pairs: `pivot` is a measure between a language and the pivot,
-`wrong_language` its mean over all other languages, `value` the former less the latter. When tuning raises every pair, the
-languages have only come together; when it raises `value`, they have come to the pivot.
+`wrong_language` its mean over all other languages, `value` the former less the latter. When tuning raises every pair,
+the languages have only come together; when it raises `value`, they have come to the pivot.
 
 In `probe` the language `all` is the mean over languages.
 """
@@ -21,6 +22,7 @@ In `probe` the language `all` is the mean over languages.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -38,22 +40,11 @@ MEASURES = (*CORRELATIONS, *SIMILARITIES)
 _SHARES = SIMILARITIES[1:]
 """Means over items of what is 0 to 1."""
 
-_SIMILARITY = [
-    "variant",
-    "layer",
-    "measure",
-    "language",
-    "other",
-    "n",
-    "value",
-    "low",
-    "high",
-    "null_low",
-    "null_high",
-    "p_permutation",
-]
-_SPECIFICITY = ["variant", "layer", "measure", "language", "n", "pivot", "wrong_language", "value", "low", "high"]
-_PROBE = ["variant", "layer", "language", "n", "value", "low", "high", "chance"]
+_BOUNDS = ["value", "low", "high"]
+_NULL = ["null_low", "null_high", "p_permutation"]
+_SIMILARITY = ["variant", "layer", "measure", "language", "other", "n", *_BOUNDS, *_NULL]
+_SPECIFICITY = ["variant", "layer", "measure", "language", "n", "pivot", "wrong_language", *_BOUNDS]
+_PROBE = ["variant", "layer", "language", "n", *_BOUNDS, "chance"]
 
 Values = dict[str, Measured]
 """Measure -> its values, draws and null of every pair, of one variant and layer."""
@@ -90,10 +81,9 @@ def compare_languages(
             values[variant] = found | similarities(states, pairs, counts=counts, orders=orders[:N_SHUFFLES])
             hits[variant] = probe_hits(states, seed=seed)
         for variant, of in _with_difference(values):
-            similarity.append(
-                _similarity(of, pairs, items, variant == "difference").assign(variant=variant, layer=layer)
-            )
-            specificity.append(_specificity(of, pairs, items).assign(variant=variant, layer=layer))
+            at = {"variant": variant, "layer": layer}
+            similarity.append(_similarity(of, pairs, items, variant == "difference").assign(**at))
+            specificity.append(_specificity(of, pairs, items).assign(**at))
         if "tuned" in hits:
             hits["difference"] = hits["tuned"] - hits["base"]
         for variant, of_items in hits.items():
@@ -107,7 +97,8 @@ def compare_languages(
 def _points(items: Parallel, pca: pd.DataFrame) -> dict[tuple[str, int], np.ndarray]:
     """Return (variant, layer) -> PC1 in the fixed and the own plane. *Shape:* (2, languages, items)."""
     found = {}
-    for (variant, layer), part in pca.groupby(["variant", "layer"], sort=False):
+    for key, part in pca.groupby(["variant", "layer"], sort=False):
+        variant, layer = cast(tuple[str, int], key)
         table = part.pivot(index="language", columns="id", values=["pc1", "pc1_own"])
         found[variant, layer] = np.stack(
             [table[plane].loc[items.languages, items.ids].to_numpy(float) for plane in ("pc1", "pc1_own")]

@@ -1,7 +1,8 @@
-"""Correlation of the first principal component between every two languages, with the length of the questions held fixed.
+"""Correlation of PC1 between every two languages, as it is and with the length of the questions held fixed.
 
-Enters: PC1 of parallel items in several languages, and the token lengths of these items. Leaves: Pearson's r and partial
-r of every pair of languages, their draws over bootstrap resamples of the items, and their draws under shuffled pairs.
+Enters: the first principal component of parallel items in several languages, and the token lengths of these items.
+Leaves: Pearson's r and partial r of every pair of languages, their draws over bootstrap resamples of the items, and
+their draws under shuffled pairs.
 
 A question that is long in one language is long in all, so length confounds `r` (arXiv 2405.13816 reports it alone):
 `r_partial` is what is left when the token lengths in both languages are held fixed. Under the null an item's value and

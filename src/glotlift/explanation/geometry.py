@@ -1,7 +1,7 @@
 """Geometry: do the same questions lie in the same place, whatever their language?
 
-Enters: pooled states of parallel questions on every layer (`geometry/<task>/states/`, see `glotlift.explanation.states`).
-Leaves, in `geometry/<task>/`:
+Enters: pooled states of parallel questions on every layer, see `glotlift.explanation.states`. Leaves, in
+`geometry/<task>/`:
 
     pca.parquet          variant, layer, language, id, pc1, pc2, pc1_own, pc2_own
     explained.parquet    variant, layer, pc1, pc2, pc1_own, pc2_own: shares of the variance, 0 to 1
@@ -10,12 +10,12 @@ Leaves, in `geometry/<task>/`:
     specificity.parquet  nearer to the pivot than to wrong languages?
     probe.parquet        accuracy of a language-ID probe
 
-`correlation.parquet` holds what `similarity.parquet` has of PC1 in the plane of base between each language and the pivot:
-English, or the first language where it is missing. `r` is Pearson's, `r_partial` with the token lengths held fixed, and
-the null is that of the latter. The columns of the last three are in `glotlift.explanation.comparison`.
+`correlation.parquet` holds what `similarity.parquet` has of PC1 in the plane of base between each language and the
+pivot: English, or the first language where it is missing. `r` is Pearson's, `r_partial` with the token lengths held
+fixed, and the null is that of the latter. The columns of the last three are in `glotlift.explanation.comparison`.
 
-Source: arXiv 2405.13816, section on PCA. Unlike there, all layers are compared before the final norm, demonstrations are
-not pooled (unless pooling is `whole`), and `r` never stands alone.
+Source: arXiv 2405.13816, section on PCA. Unlike there, all layers are compared before the final norm, demonstrations
+are not pooled (unless pooling is `whole`), and `r` never stands alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Language-ID probe: can the language of a question be read off its state?
 
-Enters: states of parallel items in several languages. Leaves: which items a linear probe gets right that was trained on
-other items. A layer where it is right on all languages keeps them apart; a layer where it falls towards chance, one over
-the number of languages, is shared.
+Enters: states of parallel items in several languages. Leaves: which items a linear probe gets right that was trained
+on other items. A layer where it is right on all languages keeps them apart; a layer where it falls towards chance, one
+over the number of languages, is shared.
 
 The probe is a multinomial logistic regression on standardised states (scikit-learn, C = 1). Folds are of items: an item
 is held out with all its translations, so the probe cannot know a language by the items it has seen in it.

@@ -30,8 +30,8 @@ def planes(states: States, *, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame
 
     Returns:
         One row a variant, layer, language and item: `pc1`, `pc2` in the plane of `base`, centred on its mean, and
-        `pc1_own`, `pc2_own` in the variant's own. One row a variant and layer: the shares of the variance, 0 to 1, under
-        the same names. NaN on a layer where all states that a plane is fitted on are the same.
+        `pc1_own`, `pc2_own` in the variant's own. One row a variant and layer: the shares of the variance, 0 to 1,
+        under the same names. NaN on a layer where all states that a plane is fitted on are the same.
     """
     points, shares = [], []
     for layer in range(next(iter(states["base"].values())).n_states):

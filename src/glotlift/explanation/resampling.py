@@ -21,7 +21,7 @@ N_PERMUTATIONS = 1000
 """Draws of a null."""
 
 MIN_ITEMS = 6
-"""With fewer no measure is given: a correlation with two lengths held fixed has then less than two degrees of freedom."""
+"""With fewer there is no measure: a correlation with two lengths held fixed had less than two degrees of freedom."""
 
 _NO_SPREAD = 1e-9
 """A width that is none but for rounding."""

@@ -3,12 +3,12 @@
 Enters: states of parallel items in several languages. Leaves: each measure for every pair of languages, with its draws
 over bootstrap resamples of the items and under shuffled pairs.
 
-    cka                centred kernel alignment, linear (Kornblith et al. 2019, arXiv 1905.00414), from the unbiased HSIC
-                       of Song et al. 2012: do the same items lie close to each other in both languages? At most 1; about
-                       0 for unrelated spaces however few the items, where plain CKA is near 1 when items are fewer than
-                       dimensions. Unchanged by rotation, offset and scale of a language
-    mexa               share of items whose translation is nearer than any other item, looked for from both sides (cosine;
-                       arXiv 2410.05873), 0 to 1
+    cka                centred kernel alignment, linear (Kornblith et al. 2019, arXiv 1905.00414), from the unbiased
+                       HSIC of Song et al. 2012: do the same items lie close to each other in both languages? 1 for
+                       the same space; about 0 for unrelated ones however few the items, where plain CKA is near 1
+                       when items are fewer than dimensions. Unchanged by rotation, offset and scale of a language
+    mexa               share of items whose translation is nearer than any other item, looked for from both sides
+                       (cosine; arXiv 2410.05873), 0 to 1
     mexa_centred       the same with the mean of each language taken out: a direction that all items of a language
                        share hides what tells them apart
     retrieval          precision at 1 (cosine): share of items whose translation is found, mean of the two directions,
@@ -72,7 +72,7 @@ def similarities(
     own = np.arange(n_items)
     for suffix, each in (("", states), ("_centred", centred)):
         units = unit(each)
-        defined = np.where(each.any(2).all(1), 1.0, np.nan)
+        defined = np.where(each.any(-1).all(-1), 1.0, np.nan)
         for a, b in pairs:
             forth, back = _nearest(units[a] @ units[b].T)
             # under an order, item i of b is paired with item order[i] of a

@@ -3,8 +3,8 @@
 Enters: states of a variant and a language. Leaves: one layer at a time, for the items that all languages have.
 
 A file is `geometry/<task>/states/<variant>/<language>.safetensors`: the tensor `states`, *shape* (layers + 1, items,
-hidden), raw block outputs before the final norm, the embedding output first; and as metadata `ids` and `lengths` (tokens
-of each question). Memory holds one layer, whatever the size of the file.
+hidden), of any float dtype, raw block outputs before the final norm, the embedding output first; and as metadata `ids`
+and `lengths` (tokens of each question). The file is mapped, and memory holds one layer of it, whatever its size.
 """
 
 from __future__ import annotations
