@@ -24,11 +24,11 @@ def frames(values: np.ndarray, base: np.ndarray, tuned: np.ndarray) -> tuple[pd.
     return outcomes, quantities.assign(layer=pd.array([pd.NA] * len(at), "Int64"))
 
 
-def made(random, n: int = 60, link: float = 0.0, cluster: float = 0.0):
-    """Values and outcomes; `cluster` is what the translations of an item share, in both of them."""
+def made(random, n: int = 60, link: float = 0.0):
+    """Values, and which items base and tuned have right; `link` is what being right when tuned adds to a value."""
     shape = (n, len(CODES))
-    tuned = random.normal(size=shape) + cluster * random.normal(size=(n, 1)) > 0
-    values = random.normal(size=shape) + cluster * random.normal(size=(n, 1)) + link * tuned
+    tuned = random.normal(size=shape) > 0
+    values = random.normal(size=shape) + link * tuned
     return values, random.random(shape) < 0.3, tuned
 
 
@@ -64,14 +64,19 @@ def test_a_link_is_found_and_its_interval_holds_it(random):
     assert against["high"] < 0 and against["p"] < 0.001
 
 
-def test_items_that_flip_and_move_with_their_translations_count_once(random, monkeypatch):
+def test_items_and_their_translations_count_once(random):
+    copies = [np.repeat(table[:, :1], len(CODES), 1) for table in made(random, 30, link=1.0)]
+    found = item_link(*frames(*copies)).set_index("language")
+    bounds = ["value", "low", "high", "p"]
+    assert found.loc["all", bounds].tolist() == pytest.approx(found.loc["de", bounds].tolist())
+    assert 0.001 < found.loc["all", "p"] < 0.5
+
+
+def test_without_a_link_p_is_even(random, monkeypatch):
     monkeypatch.setattr("glotlift.explanation.item_link.N_SIGN_FLIPS", 300)
-    p = [
-        item_link(*frames(*made(random, 40, cluster=3.0)), seed=k, n_resamples=20).set_index("language").loc["all", "p"]
-        for k in range(100)
-    ]
-    assert np.mean(np.array(p) < 0.05) <= 0.11  # 0.05 but for chance; about 0.2 when translations count as items
-    assert np.mean(np.array(p) < 0.5) == pytest.approx(0.5, abs=0.15)
+    runs = [item_link(*frames(*made(random, 30)), seed=k, n_resamples=20) for k in range(40)]
+    p = pd.concat(runs).query("language != 'all'")["p"]
+    assert len(p) == 120 and (p < 0.05).mean() < 0.12 and (p < 0.5).mean() == pytest.approx(0.5, abs=0.15)
 
 
 def test_few_items_have_no_interval_and_none_no_value(random):
