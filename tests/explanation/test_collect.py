@@ -10,7 +10,7 @@ from scipy.stats import entropy
 from glotlift.errors import RunError
 from glotlift.explanation import collect, lens
 from glotlift.explanation.collect import explain_languages
-from glotlift.explanation.geometry import PooledStates
+from glotlift.explanation.geometry import FRAMES, PooledStates
 from glotlift.explanation.lens import MEASURES, summarise_lens
 from glotlift.models.taps import block_outputs
 from glotlift.runs import read_parquet
@@ -42,7 +42,7 @@ def test_every_item_and_layer_of_every_variant_is_written(adapted, ask, words, t
     assert set(contents(tmp_path)) == {
         *(f"lens/{v}/sentiment/{c}.parquet" for v in ("base", "tuned") for c in ("en", "de", "th")),
         *(f"geometry/sentiment/states/{v}/{c}.safetensors" for v in ("base", "tuned") for c in ("en", "de", "th")),
-        *(f"geometry/sentiment/{name}.parquet" for name in ("pca", "explained", "correlation")),
+        *(f"geometry/sentiment/{name}.parquet" for name in FRAMES),
     }
     for code, questions in prompts.items():
         frame, metadata = read_parquet(tmp_path / "lens" / "tuned" / "sentiment" / f"{code}.parquet")

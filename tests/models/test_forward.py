@@ -78,6 +78,23 @@ def test_taps_equal_hidden_states(tiny, family):
             torch.testing.assert_close(batch.logits[batch.prompt_end[k]], out.logits[0, -1], atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.parametrize("start", [0, 3, None])  # in front of, inside and behind the prefix that all rows share
+def test_states_are_averaged_by_position(tiny, start):
+    loaded = tiny("gemma3")
+    rows = _prompts(loaded).rows
+    start = rows[0].span[0] + 1 if start is None else start
+    spans = [Row(row.prompt, row.trie, row.root, (start, len(row.prompt) - 1), by_position=True) for row in rows]
+    for batch in run(loaded.model, spans, token_budget=300, pooled_states=True):
+        for k, index in enumerate(batch.rows):
+            row = spans[index]
+            with torch.inference_mode():
+                states = loaded.model(torch.tensor([row.prompt]), output_hidden_states=True).hidden_states
+            of_span = torch.stack(states)[:-1, 0, row.span[0] : row.span[1]]
+            weights = torch.arange(of_span.shape[1]) + 1.0
+            expected = (of_span * weights[:, None]).sum(1) / weights.sum()
+            torch.testing.assert_close(batch.pooled_states[k][:-1], expected, atol=1e-4, rtol=1e-4)
+
+
 def test_boundary_merge_scores_the_merged_token(tiny):
     """A trie that continues before the end of the prompt is scored from there."""
     loaded = tiny("llama")

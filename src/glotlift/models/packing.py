@@ -45,12 +45,15 @@ class Row:
         trie: label words to score behind it; None for none.
         root: number of prompt tokens the trie continues; less than all where a token spans prompt and label.
         span: tokens of the prompt whose hidden states the pooling tap averages, as (start, end).
+        by_position: average with the weights 1, 2, ... over the span, so that later tokens, which have seen more, count
+            more (SGPT, arXiv 2202.08904); else all count alike.
     """
 
     prompt: tuple[int, ...]
     trie: LabelTrie | None = None
     root: int = 0
     span: tuple[int, int] = (0, 0)
+    by_position: bool = False
 
     @property
     def n_nodes(self) -> int:
@@ -86,11 +89,15 @@ def plan_batches(
 
 
 def shared_length(rows: Sequence[Row]) -> int:
-    """Return how many first tokens all rows share, leaving every row its trie's root and one token of its own."""
+    """Return how many first tokens all rows share.
+
+    Every row is left its trie's root, one token of its own, and a span that is averaged by position.
+    """
     first = rows[0].prompt
     length = len(first)
     for row in rows:
         limit = min(length, len(row.prompt) - 1, row.root - 1 if row.trie else len(row.prompt) - 1)
+        limit = min(limit, row.span[0]) if row.by_position else limit
         length = next((i for i in range(limit) if row.prompt[i] != first[i]), max(limit, 0))
     return length
 
@@ -286,11 +293,16 @@ def attention_masks(model: nn.Module, allowed: Tensor, positions: Tensor) -> Ten
 
 
 def span_weights(rows: list[Row], prefix: int, lanes: Lanes) -> Tensor:
-    """Return 1 / span length for tokens of the span that lie behind the prefix. *Shape:* (rows, length)."""
+    """Return what each token of a lane counts in the average over a row's span; the prefix's part is left out.
+
+    *Shape:* (rows, length). The weights of a whole span add up to 1.
+    """
     weights = torch.zeros(len(rows), lanes.length)
     for r, row in enumerate(rows):
         start, end = row.span
         if end > start:
             own = lanes.start[r] - prefix
-            weights[r, own + max(start, prefix) : own + max(end, prefix)] = 1 / (end - start)
+            weigh = torch.arange(1.0, end - start + 1) if row.by_position else torch.ones(end - start)
+            behind = weigh[max(prefix - start, 0) :] / weigh.sum()
+            weights[r, own + max(start, prefix) : own + max(end, prefix)] = behind
     return weights
