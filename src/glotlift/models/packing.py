@@ -17,7 +17,7 @@ the position it would have if it stood alone. Sliding windows are part of the ma
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from glotlift.errors import ModelError
 from glotlift.models.anatomy import base_model, text_config
 from glotlift.models.labels import LabelTrie
+from glotlift.models.patch import Patch
 
 TOKEN_BUDGET = 1024
 """Tokens that run through the blocks together, trie nodes included; see benchmarks/evaluate.py for others."""
@@ -45,12 +46,14 @@ class Row:
         trie: label words to score behind it; None for none.
         root: number of prompt tokens the trie continues; less than all where a token spans prompt and label.
         span: tokens of the prompt whose hidden states the pooling tap averages, as (start, end).
+        patches: states that are put into it while it runs.
     """
 
     prompt: tuple[int, ...]
     trie: LabelTrie | None = None
     root: int = 0
     span: tuple[int, int] = (0, 0)
+    patches: tuple[Patch, ...] = field(default=(), compare=False)
 
     @property
     def n_nodes(self) -> int:
@@ -86,11 +89,15 @@ def plan_batches(
 
 
 def shared_length(rows: Sequence[Row]) -> int:
-    """Return how many first tokens all rows share, leaving every row its trie's root and one token of its own."""
+    """Return how many first tokens all rows share.
+
+    Every row is left its trie's root, one token of its own, and all tokens that are patched.
+    """
     first = rows[0].prompt
     length = len(first)
     for row in rows:
         limit = min(length, len(row.prompt) - 1, row.root - 1 if row.trie else len(row.prompt) - 1)
+        limit = min(limit, *(patch.span[0] for patch in row.patches), limit)
         length = next((i for i in range(limit) if row.prompt[i] != first[i]), max(limit, 0))
     return length
 
