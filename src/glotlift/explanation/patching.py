@@ -27,7 +27,8 @@ the answer and loses it before that layer: there is headroom before any tuning. 
 knowledge of the item, but a preference for a label or the form of an English prompt.
 
 All layers and sources of `last` run in one pass: behind the tokens of an item, which run once, its last token and
-answer words stand once for every patch, and none sees another. Source: activation patching, arXiv 2202.05262; across
+answer words stand once for every patch, and none sees another. A pass of `question` runs the blocks behind its layer
+only. Source: activation patching, arXiv 2202.05262; across
 languages, arXiv 2411.08745.
 """
 
@@ -35,6 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,6 +52,7 @@ from glotlift.models.labels import LabelTrie
 from glotlift.models.load import LoadedModel
 from glotlift.models.packing import TOKEN_BUDGET, Row
 from glotlift.models.patch import Patch
+from glotlift.models.recording import Recording, recordable
 
 SITES = ("last", "question")
 
@@ -183,21 +186,12 @@ def patch_language(
             scores = label_scores(model, copies, token_budget=token_budget, progress=progress)
             of_cell = scores.reshape(len(rows), len(cells), -1).swapaxes(0, 1)
             found |= {("last", *cell): each for cell, each in zip(cells, of_cell, strict=True)}
-        for layer in _inner(chosen, english) if "question" in sites else ():
-            moves = [english.question[sources[source], layer] - own.question[:, layer] for source in SOURCES]
-            moved = [
-                replace(row, patches=(Patch(layer, row.span, move, is_added=True),))
-                for each in moves
-                for row, move in zip(rows, each, strict=True)
-            ]
-            scores = label_scores(model, moved, token_budget=token_budget)
-            of_source = scores.reshape(len(SOURCES), len(rows), -1)
-            found |= {("question", source, layer): each for source, each in zip(SOURCES, of_source, strict=True)}
-            if progress is not None:
-                progress(len(rows))
-    return _frame(
-        found, prompts, own, {name: [english.ids[k] for k in each] for name, each in sources.items()}, variant
-    )
+        if "question" in sites:
+            moves = {source: english.question[numbers] - own.question for source, numbers in sources.items()}
+            scores = _moved_scores(model, rows, moves, _inner(chosen, english), token_budget, progress)
+            found |= {("question", *cell): each for cell, each in scores.items()}
+    source_ids = {source: [english.ids[k] for k in numbers] for source, numbers in sources.items()}
+    return _frame(found, prompts, own, source_ids, variant)
 
 
 def _check_variant(loaded: LoadedModel, variant: str) -> None:
@@ -257,6 +251,44 @@ def _with_last(row: Row, states: Sequence[tuple[int, Tensor]]) -> Row:
         patches.append(Patch(layer, (before + top - 1, before + top), state))
     trie = LabelTrie(tuple(tokens), tuple(parents), tuple(steps))
     return Row(row.prompt[:-1], trie, before, row.span, tuple(patches))
+
+
+def _moved_scores(
+    model: Any,
+    rows: Sequence[Row],
+    moves: Mapping[str, Tensor],
+    layers: Sequence[int],
+    token_budget: int,
+    progress: Advance | None,
+) -> dict[tuple[str, int], np.ndarray]:
+    """Return the scores of rows whose questions are moved, a source and layer. *Shape:* (items, labels) each.
+
+    Args:
+        model: the model.
+        rows: see `_cut`.
+        moves: source -> what is added to every token of an item's question. *Shape:* (items, layers + 1, hidden).
+        layers: that are patched.
+        token_budget: tokens of a batch.
+        progress: called with the number of items done, once a layer.
+    """
+    found: dict[tuple[str, int], np.ndarray] = {}
+    for chunk in recordable(rows, token_budget):
+        recording = Recording(model)
+        with recording.recorded():  # moved by nothing, so that the batches are cut as those to come
+            still = [_moved(rows[k], 0, torch.zeros_like(moves["same"][k, 0])) for k in chunk]
+            label_scores(model, still, token_budget=token_budget)
+        for layer, (source, move) in product(layers, moves.items()):
+            moved = [_moved(rows[k], layer, move[k, layer]) for k in chunk]
+            with recording.resumed(layer):
+                scores = label_scores(model, moved, token_budget=token_budget)
+            found.setdefault((source, layer), np.empty((len(rows), scores.shape[1])))[chunk] = scores
+            if progress is not None and source == "other":
+                progress(len(chunk))
+    return found
+
+
+def _moved(row: Row, layer: int, move: Tensor) -> Row:
+    return replace(row, patches=(Patch(layer, row.span, move, is_added=True),))
 
 
 def _frame(

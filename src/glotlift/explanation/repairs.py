@@ -131,7 +131,8 @@ def _shares(group: Mapping[str, _Counts], seed: int) -> pd.DataFrame:
     found = np.empty((3, len(cells)))
     for chosen, ends in ((is_signed, DIFFERENCE), (~is_signed, SHARE)):
         if chosen.any():
-            found[:, chosen] = mean_shares(*tables[..., chosen], ends, seed=seed)
+            parts, wholes = tables[..., chosen]
+            found[:, chosen] = mean_shares(parts, wholes, ends, seed=seed)
     frame = pd.DataFrame.from_records(cells, columns=["site", "source", "layer", "calibration", "measure"])
     counted = tables[1].sum((0, 1)).astype(int)
     return frame.assign(value=found[0], low=found[1], high=found[2], n=counted)
