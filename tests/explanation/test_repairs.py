@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from glotlift import intervals
-from glotlift.explanation.repairs import SUMMARY_COLUMNS, right_answers, summarise_patching
+from glotlift.explanation.answers import right_answers
+from glotlift.explanation.repairs import SUMMARY_COLUMNS, summarise_patching
 
 LABELS = ("yes", "no")
 

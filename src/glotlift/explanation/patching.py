@@ -37,7 +37,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,7 +45,7 @@ import torch
 from torch import Tensor
 
 from glotlift.errors import DataError, ModelError
-from glotlift.explanation.collect import Questions
+from glotlift.explanation.answers import Asked
 from glotlift.models.forward import run
 from glotlift.models.label_scores import label_scores, label_tokens, word_scores
 from glotlift.models.labels import LabelTrie
@@ -59,20 +59,6 @@ SITES = ("last", "question")
 SOURCES = ("same", "other")
 
 Advance = Callable[[int], Any]
-
-
-class Asked(Questions, Protocol):
-    """Questions whose rows have the answer words; `glotlift.evaluation.prompts.Prompts` is one."""
-
-    @property
-    def labels(self) -> Sequence[str]:
-        """Label ids, in the order of the words of a row's trie."""
-        ...
-
-    @property
-    def language(self) -> str:
-        """Code of the prompt language."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -27,16 +27,13 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from scipy.special import log_softmax
 
+from glotlift.explanation.answers import CALIBRATIONS, right_answers, scores_in
 from glotlift.intervals import DIFFERENCE, SHARE, mean_shares
-from glotlift.measures import batch_calibrated
 
 SUMMARY_COLUMNS = (
     "variant", "language", "site", "source", "layer", "calibration", "measure", "value", "low", "high", "n"
 )  # fmt: skip
-
-CALIBRATIONS = ("none", "batch")
 
 Cell = tuple[str, str, int, str, str]
 """Site, source, layer, calibration, measure."""
@@ -69,27 +66,6 @@ def summarise_patching(frame: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
         groups = {code: {code: each} for code, each in counts.items()} | ({"all": foreign} if len(foreign) > 1 else {})
         parts += [_shares(group, seed).assign(variant=variant, language=name) for name, group in groups.items()]
     return pd.concat(parts, ignore_index=True).loc[:, list(SUMMARY_COLUMNS)]
-
-
-def right_answers(scores: np.ndarray, gold: np.ndarray, calibration: str) -> np.ndarray:
-    """Return which items are right, as evaluation decides it: the best label, of equal ones the first.
-
-    Args:
-        scores: log-probabilities of the label words. *Shape:* (items, labels).
-        gold: number of each item's right label. *Shape:* (items,).
-        calibration: one of `CALIBRATIONS`.
-
-    Returns:
-        *Shape:* (items,), booleans.
-    """
-    decisive = batch_calibrated(log_softmax(scores, axis=1)) if calibration == "batch" else scores
-    return decisive.argmax(1) == gold
-
-
-def scores_in(frame: pd.DataFrame, name: str) -> tuple[list[str], np.ndarray]:
-    """Return the labels of a frame and its columns `<name>_<label>`. *Shape:* (rows, labels)."""
-    columns = [column for column in frame if str(column).startswith(f"{name}_")]
-    return [str(column).removeprefix(f"{name}_") for column in columns], frame[columns].to_numpy(float)
 
 
 def _counts(rows: pd.DataFrame) -> _Counts:

@@ -32,7 +32,7 @@ import numpy as np
 import pandas as pd
 
 from glotlift.errors import ModelError
-from glotlift.explanation.patching import Asked
+from glotlift.explanation.answers import Asked
 from glotlift.models.adapters import AdapterPart, adapter_parts, switched_off
 from glotlift.models.label_scores import label_scores
 from glotlift.models.load import LoadedModel
