@@ -97,7 +97,7 @@ def shared_length(rows: Sequence[Row]) -> int:
     length = len(first)
     for row in rows:
         limit = min(length, len(row.prompt) - 1, row.root - 1 if row.trie else len(row.prompt) - 1)
-        limit = min(limit, *(patch.span[0] for patch in row.patches), limit)
+        limit = min([limit, *(patch.span[0] for patch in row.patches)])
         length = next((i for i in range(limit) if row.prompt[i] != first[i]), max(limit, 0))
     return length
 
