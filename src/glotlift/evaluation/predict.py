@@ -27,6 +27,7 @@ from glotlift.evaluation.journal import LabelScores
 from glotlift.evaluation.metrics import decide
 from glotlift.evaluation.prompts import Prompts
 from glotlift.models.forward import Batch, run
+from glotlift.models.label_scores import label_tokens, token_scores
 from glotlift.models.load import LoadedModel
 from glotlift.models.packing import TOKEN_BUDGET, Row, plan_batches
 from glotlift.models.readout import Readout
@@ -178,28 +179,22 @@ def server_batches(
 
 def _scored_tokens(rows: Sequence[Row], prefix_sets: Sequence[Sequence[int]]) -> list[int]:
     """Return all tokens whose probabilities make a score."""
-    of_tries = {token for row in rows if row.trie for path in row.trie.steps for _, token in path}
-    return sorted(of_tries.union(*prefix_sets))
+    return sorted(set(label_tokens(rows)).union(*prefix_sets))
 
 
 def _reduce(batch: Batch, rows: Sequence[Row], prompts: Prompts, tokens: Sequence[int]) -> dict[int, LabelScores]:
     """Return the scores of a batch's rows. Log-sum-exp runs in fp32, sums over tokens in fp64."""
     assert batch.normalizer is not None
-    log_probabilities = (batch.logits - batch.normalizer[:, None]).double().cpu()
+    paths_of = token_scores(batch, rows, tokens)
+    log_probabilities = (batch.logits - batch.normalizer[:, None]).double().cpu()[batch.prompt_end]
     column = {token: index for index, token in enumerate(tokens)}
     masses, released = (
-        [
-            log_probabilities[batch.prompt_end][:, [column[token] for token in counted]].exp().sum(1).tolist()
-            for counted in sets
-        ]
+        [log_probabilities[:, [column[token] for token in counted]].exp().sum(1).tolist() for counted in sets]
         for sets in (prompts.prefix_sets, prompts.released_sets)
     )
-    of_token = log_probabilities.tolist()
     scores = {}
-    for k, (index, nodes) in enumerate(zip(batch.rows, batch.nodes, strict=True)):
-        trie = rows[index].trie
-        assert trie is not None
-        paths = [[of_token[nodes[node]][column[token]] for node, token in path] for path in trie.steps]
+    for k, index in enumerate(batch.rows):
+        paths = paths_of[index]
         sequence, first = tuple(math.fsum(path) for path in paths), tuple(path[0] for path in paths)
         scores[index] = LabelScores(
             sequence, tuple(mass[k] for mass in masses), first, tuple(mass[k] for mass in released)

@@ -1,7 +1,7 @@
-"""Which model an adapter was made for, and how strongly it works.
+"""Which model an adapter was made for, how strongly it works, and where.
 
 Enters: the folders of an adapter and of the model that it is put on. Leaves: a sentence where it was made for another;
-or the model with its adapter turned down.
+or the model with its adapter turned down, or switched off in some of its layers.
 
 An adapter's matrices fit every model of the same widths, so nothing fails when they are put on the wrong one. Training
 leaves a digest of the base's weights in `history.json`, which decides. Adapters of other tools only name their base, by
@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peft.tuners.lora import LoraLayer
 
 from glotlift.errors import ModelError
+from glotlift.models.anatomy import base_model, decoder_layers
 
 
 @contextmanager
@@ -37,6 +39,12 @@ def at_strength(model: Any, strength: float) -> Iterator[None]:
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     if not layers and strength != 1:
         raise ModelError(f"got adapter strength {strength:g} for a model without LoRA layers, expected 1")
+    with _scaled(layers, strength):
+        yield
+
+
+@contextmanager
+def _scaled(layers: Sequence[LoraLayer], strength: float) -> Iterator[None]:
     kept = [dict(layer.scaling) for layer in layers]
     try:
         for layer in layers:
@@ -45,6 +53,52 @@ def at_strength(model: Any, strength: float) -> Iterator[None]:
     finally:
         for layer, scaling in zip(layers, kept, strict=True):
             layer.scaling = scaling
+
+
+@dataclass(frozen=True)
+class AdapterPart:
+    """A LoRA layer of an adapter, and where it stands.
+
+    Attributes:
+        layer: number of the block that it is in, from 1; one more than there are blocks for the head, 0 for all else
+            outside of blocks (embedding).
+        group: `attention` or `mlp`; `other` outside of blocks.
+        module: the layer.
+    """
+
+    layer: int
+    group: str
+    module: LoraLayer
+
+
+def adapter_parts(model: Any) -> list[AdapterPart]:
+    """Return the LoRA layers of a peft model, in the order of its blocks.
+
+    Raises:
+        ModelError: it has none.
+    """
+    blocks = list(decoder_layers(model))
+    parts, inside = [], set()
+    for number, block in enumerate(blocks, 1):
+        for name, module in block.named_modules():
+            if isinstance(module, LoraLayer):
+                group = "attention" if "att" in name.split(".")[0] else "mlp"
+                parts.append(AdapterPart(number, group, module))
+                inside.add(module)
+    head = base_model(model).get_output_embeddings()
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and module not in inside:
+            parts.append(AdapterPart(len(blocks) + 1 if module is head else 0, "other", module))
+    if not parts:
+        raise ModelError("got a model without LoRA layers, expected a LoRA adapter: it alone has layers to switch off")
+    return sorted(parts, key=lambda part: part.layer)
+
+
+@contextmanager
+def switched_off(parts: Sequence[AdapterPart]) -> Iterator[None]:
+    """Let parts of an adapter add nothing while inside."""
+    with _scaled([part.module for part in parts], 0.0):
+        yield
 
 
 def foreign_adapter(adapter: Path, model: str, folder: Path, tensors: str) -> str | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,7 @@ from glotlift.models.packing import (
     shared_length,
     span_weights,
 )
+from glotlift.models.patch import patched
 from glotlift.models.taps import block_outputs
 
 log = logging.getLogger("glotlift")
@@ -274,9 +275,15 @@ def _run_part(
         return torch.stack(parts, 1)
 
     positions = positions.to(device)
+    in_lanes = zip(rows, lanes.lane, lanes.start, strict=True)
+    placed = [(lane, start - prefix.length, patch) for row, lane, start in in_lanes for patch in row.patches]
     is_tapped = taps.last or taps.pooled
     final = torch.empty(*ids.shape, 0, device=device)  # where the pass ends before there is any
-    with block_outputs(model, states, reduce, taps.until) if is_tapped else nullcontext():
+    with ExitStack() as hooks:
+        if placed:
+            hooks.enter_context(patched(model, placed))
+        if is_tapped:  # behind the patches, to see what they leave
+            hooks.enter_context(block_outputs(model, states, reduce, taps.until))
         final = base_model(model).base_model(
             input_ids=ids.to(device),
             attention_mask=attention_masks(model, allowed.to(device), positions),

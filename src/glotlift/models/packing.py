@@ -17,7 +17,7 @@ the position it would have if it stood alone. Sliding windows are part of the ma
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from glotlift.errors import ModelError
 from glotlift.models.anatomy import base_model, text_config
 from glotlift.models.labels import LabelTrie
+from glotlift.models.patch import Patch
 
 TOKEN_BUDGET = 1024
 """Tokens that run through the blocks together, trie nodes included; see benchmarks/evaluate.py for others."""
@@ -47,6 +48,7 @@ class Row:
         span: tokens of the prompt whose hidden states the pooling tap averages, as (start, end).
         by_position: average with the weights 1, 2, ... over the span, so that later tokens, which have seen more, count
             more (SGPT, arXiv 2202.08904); else all count alike.
+        patches: states that are put into it while it runs.
     """
 
     prompt: tuple[int, ...]
@@ -54,6 +56,7 @@ class Row:
     root: int = 0
     span: tuple[int, int] = (0, 0)
     by_position: bool = False
+    patches: tuple[Patch, ...] = field(default=(), compare=False)
 
     @property
     def n_nodes(self) -> int:
@@ -91,13 +94,14 @@ def plan_batches(
 def shared_length(rows: Sequence[Row]) -> int:
     """Return how many first tokens all rows share.
 
-    Every row is left its trie's root, one token of its own, and a span that is averaged by position.
+    Every row is left its trie's root, one token of its own, a span averaged by position, and all that is patched.
     """
     first = rows[0].prompt
     length = len(first)
     for row in rows:
         limit = min(length, len(row.prompt) - 1, row.root - 1 if row.trie else len(row.prompt) - 1)
         limit = min(limit, row.span[0]) if row.by_position else limit
+        limit = min([limit, *(patch.span[0] for patch in row.patches)])
         length = next((i for i in range(limit) if row.prompt[i] != first[i]), max(limit, 0))
     return length
 

@@ -1,6 +1,7 @@
 """Where the bounds of an interval come from: bootstrap resamples of source items, exact bounds where nothing varies.
 
-Enters: numbers of items, and what was found on them. Leaves: how often each resample draws each item, and bounds.
+Enters: numbers of items, and what was found on them. Leaves: how often each resample draws each item, bounds, and
+shares with theirs.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from glotlift.evaluation.metrics import LEVEL
+from glotlift.measures import LEVEL
 
 N_RESAMPLES = 10_000
 
@@ -56,3 +57,39 @@ def resamples(n_items: int, seed: int) -> np.ndarray:
         items = generator.integers(n_items, size=rows.shape) + np.arange(len(rows))[:, None] * n_items
         rows[:] = np.bincount(items.ravel(), minlength=rows.size).reshape(rows.shape)
     return drawn
+
+
+def mean_shares(
+    parts: np.ndarray, wholes: np.ndarray, ends: tuple[float, float], *, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return shares, means over languages, and the bounds of their intervals by a bootstrap over source items.
+
+    A language's share is the sum of the parts over the sum of the wholes of the items that were drawn; a language in
+    which no whole was drawn is no part of the mean.
+
+    Args:
+        parts: what each item adds. *Shape:* (items, languages, cells), each cell a share of its own.
+        wholes: what it is a share of: 1 for an item that counts, else 0. *Shape:* as `parts`.
+        ends: the least and the most that an item's part can be.
+        seed: of the bootstrap.
+
+    Returns:
+        Three arrays, *shape* (cells,); NaN where no item counts.
+    """
+    n_items, n_languages, n_cells = parts.shape
+    drawn = np.concatenate([np.ones((1, n_items), np.float32), resamples(n_items, seed)])  # all items first
+    total, present = np.zeros((len(drawn), n_cells)), np.zeros((len(drawn), n_cells))
+    for language in range(n_languages):
+        counts = drawn @ wholes[:, language].astype(np.float32)
+        sums = drawn @ parts[:, language].astype(np.float32)
+        total += np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
+        present += counts > 0
+    means = np.divide(total, present, out=np.full_like(total, np.nan), where=present > 0)
+    found = np.full((3, n_cells), np.nan)
+    of_language = wholes.sum(0)
+    for cell in np.flatnonzero(present[0]):
+        kept = means[1:, cell][present[1:, cell] > 0]
+        low, high = np.quantile(kept, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        counted = of_language[:, cell]
+        found[:, cell] = means[0, cell], *bounds(float(low), float(high), int(counted[counted > 0].min()), ends)
+    return found[0], found[1], found[2]
