@@ -79,6 +79,12 @@ def test_one_language_beside_english_and_english_alone_work():
         assert fit_readout(made, LABELS)[0].layer == 3
 
 
+def test_states_that_do_not_differ_read_nothing():
+    made, _ = stated()
+    same = [replace(each, states=np.ones_like(each.states)) for each in made]
+    assert not fit_readout(same, LABELS)[0].direction.any()
+
+
 def test_too_few_questions_are_refused():
     made, _ = stated(n=9)
     with pytest.raises(DataError, match="got 9 questions for a readout, expected at least 10"):

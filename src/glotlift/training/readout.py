@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.linalg import solve
+from scipy.linalg import cho_factor, cho_solve
+from threadpoolctl import threadpool_limits
 
 from glotlift.errors import DataError
 from glotlift.models.readout import Readout
@@ -96,6 +97,7 @@ class _Block:
     products: Mapping[int, tuple[np.ndarray, np.ndarray]]
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # matrices are small, and waiting threads cost more than they bring
 def fit_readout(
     stated: Sequence[Stated], labels: Sequence[str], layers: Sequence[int] | None = None
 ) -> tuple[Readout, dict[str, Any]]:
@@ -150,7 +152,7 @@ def _blocks(stated: Sequence[Stated], layer: int, fold: Mapping[str, int]) -> tu
     """
     states = [_without_mean(each.states[:, layer].astype(np.float64)) for each in stated]
     everything = np.concatenate(states)
-    scale = everything.std(0) + 1e-3 * everything.std()
+    scale = everything.std(0) + (1e-3 * everything.std() or 1.0)  # 1 where no state differs
     back = np.diag(1 / scale)
     if len(everything) < everything.shape[1]:
         directions = np.linalg.svd(everything / scale, full_matrices=False)[2].T
@@ -207,8 +209,8 @@ def _products(blocks: Sequence[_Block], folds: Iterable[int]) -> tuple[np.ndarra
 def _fit(products: tuple[np.ndarray, np.ndarray, int], strength: float) -> np.ndarray:
     """Return the ridge regression's weights. *Shape:* (features, labels)."""
     features, taught, n_rows = products
-    ridge = strength * np.trace(features) / n_rows
-    return solve(features + ridge * np.eye(len(features)), taught, assume_a="pos", check_finite=False)
+    ridge = strength * np.trace(features) / n_rows or 1.0
+    return cho_solve(cho_factor(features + ridge * np.eye(len(features)), check_finite=False), taught)
 
 
 def _scaled(weights: np.ndarray, blocks: Sequence[_Block]) -> np.ndarray:
