@@ -11,6 +11,7 @@ from glotlift.errors import RecipeError
 from glotlift.languages import LANGUAGES
 from glotlift.recipe import PRESETS, Recipe, dump_recipe, load_recipe
 from glotlift.stages.run import DEMO
+from glotlift.sweeps import load_sweep
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SMALLEST = {
@@ -69,6 +70,12 @@ def test_a_dumped_recipe_loads_to_the_same(tmp_path):
 @pytest.mark.parametrize("path", [*RECIPES.glob("*.yaml"), DEMO], ids=lambda path: path.stem)
 def test_the_recipes_that_come_with_the_project_load(path):
     assert load_recipe(path).name
+
+
+def test_the_sweeps_that_come_with_the_project_load(monkeypatch):
+    monkeypatch.chdir(RECIPES.parent)
+    for path in (RECIPES / "sweeps").glob("*.yaml"):
+        assert load_sweep(path)[1]
 
 
 def test_a_recipe_cannot_be_changed(tmp_path):
