@@ -13,7 +13,7 @@ import glotlift
 SOURCE = Path(glotlift.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 FOUNDATION = ("errors", "languages", "names", "text", "strict_json", "schema", "fields", "runs", "progress",
-              "processes")  # fmt: skip
+              "processes", "measures", "intervals")  # fmt: skip
 
 
 def module_name(path: Path) -> str:

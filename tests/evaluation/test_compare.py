@@ -9,8 +9,9 @@ import pytest
 from scipy.special import log_softmax
 from scipy.stats import binomtest, kstest, norm
 
+from glotlift import intervals
 from glotlift.errors import DataError
-from glotlift.evaluation import compare, intervals
+from glotlift.evaluation import compare
 from glotlift.evaluation.compare import (
     compare_auroc,
     compare_ece,
@@ -23,8 +24,9 @@ from glotlift.evaluation.compare import (
     mcnemar,
 )
 from glotlift.evaluation.consistency import consistency
-from glotlift.evaluation.metrics import auroc, calibration_gaps, expected_calibration_error
+from glotlift.evaluation.metrics import calibration_gaps, expected_calibration_error
 from glotlift.evaluation.pairing import Paired, correctness, text_digest, text_of
+from glotlift.measures import auroc
 from glotlift.tasks.task import Item
 
 

@@ -8,9 +8,6 @@ from sklearn.metrics import roc_auc_score
 
 from glotlift.evaluation.metrics import (
     ECE_BINS,
-    auroc,
-    auroc_influence,
-    batch_calibrated,
     calibration_gaps,
     content_free_prior,
     decide,
@@ -18,6 +15,7 @@ from glotlift.evaluation.metrics import (
     label_log_probabilities,
     score_language,
 )
+from glotlift.measures import auroc, auroc_influence, batch_calibrated
 
 LABELS = ["yes", "no"]
 THREE = ["yes", "no", "maybe"]

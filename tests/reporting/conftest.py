@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from glotlift.evaluation import intervals
+from glotlift import intervals
 from glotlift.evaluation.scores import Predictions, build_scores
 from glotlift.languages import LANGUAGES
 from tests.evaluation.test_metrics import frame

@@ -21,9 +21,10 @@ from typing import Any
 import pandas as pd
 
 from glotlift.errors import DataError, LanguageError
-from glotlift.evaluation.metrics import batch_calibrated, label_log_probabilities
+from glotlift.evaluation.metrics import label_log_probabilities
 from glotlift.evaluation.predictions import Predictions
 from glotlift.evaluation.test_sets import TestSet
+from glotlift.measures import batch_calibrated
 from glotlift.tasks.task import Item
 
 ENGLISH = "en"

@@ -25,9 +25,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, norm
 
-from glotlift.evaluation.intervals import DIFFERENCE, NO_SPREAD, SHARE, bounds, resamples
-from glotlift.evaluation.metrics import LEVEL, auroc_influence, calibration_gaps, expected_calibration_error
+from glotlift.evaluation.metrics import calibration_gaps, expected_calibration_error
 from glotlift.evaluation.pairing import Paired
+from glotlift.intervals import DIFFERENCE, NO_SPREAD, SHARE, bounds, resamples
+from glotlift.measures import LEVEL, auroc_influence
 
 FEWEST_ITEMS = 6
 """With fewer items no exact paired test reaches 5 %: its smallest p-value is 2^(1 - n)."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from glotlift.evaluation.intervals import SHARE, bounds, resamples
-from glotlift.evaluation.metrics import LEVEL
+from glotlift.intervals import SHARE, bounds, resamples
+from glotlift.measures import LEVEL
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import numpy as np
 from scipy.stats import norm, spearmanr
 
 from glotlift.errors import DataError
-from glotlift.evaluation.metrics import LEVEL, auroc, batch_calibrated
+from glotlift.measures import LEVEL, auroc, batch_calibrated
 
 FEWEST_QUESTIONS = 6
 """With fewer no correlation is told."""

@@ -24,7 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy.special import log_softmax, logsumexp
-from scipy.stats import binomtest, rankdata
+from scipy.stats import binomtest
+
+from glotlift.measures import LEVEL, auroc, batch_calibrated
 
 SCORINGS = ("sequence", "prefix-mass", "prefix-mass-released", "first-token")
 """What of a label word is scored; see `glotlift.evaluation.predict`."""
@@ -34,9 +36,6 @@ CALIBRATIONS = ("none", "contextual", "batch")
 
 ECE_BINS = 15
 """Bins of equal width over the confidence (Guo et al. 2017)."""
-
-LEVEL = 0.95
-"""Level of every interval."""
 
 
 @dataclass(frozen=True)
@@ -178,11 +177,6 @@ def _renormalised(scores: np.ndarray, scoring: str) -> np.ndarray:
     return log_softmax(scores, axis=1)
 
 
-def batch_calibrated(log_probabilities: np.ndarray) -> np.ndarray:
-    """Return scores less each label's mean over the items. *Shape:* (items, labels) -> (items, labels)."""
-    return log_probabilities - log_probabilities.mean(0)
-
-
 def content_free_prior(content_free: Sequence[Mapping[str, Sequence[float]]], scoring: str) -> np.ndarray:
     """Return the log of each label's probability for content-free inputs, mean over these. *Shape:* (labels,)."""
     scores = np.array([each[stored_name(scoring, each)] for each in content_free], float)
@@ -211,52 +205,3 @@ def calibration_gaps(log_probabilities: np.ndarray, gold: np.ndarray, labels: Se
 def expected_calibration_error(gaps: np.ndarray) -> float:
     """Return the expected calibration error, 0 to 1, of the gaps of `calibration_gaps`. *Shape:* (items, bins)."""
     return float(np.abs(gaps.sum(0)).sum() / len(gaps))
-
-
-def auroc(log_probabilities: np.ndarray, gold: np.ndarray, labels: Sequence[str]) -> float | None:
-    """Return the one-against-the-rest AUROC, mean over the labels that occur; None where only one does.
-
-    A label is ranked by its log-odds, which a constant preference for a label shifts but does not reorder when there
-    are two labels.
-
-    Args:
-        log_probabilities: *Shape:* (items, labels).
-        gold: *Shape:* (items,), label ids.
-        labels: label ids in the order of the columns.
-    """
-    found = auroc_influence(log_probabilities, gold, labels)
-    return None if found is None else found[0]
-
-
-def auroc_influence(
-    log_probabilities: np.ndarray, gold: np.ndarray, labels: Sequence[str]
-) -> tuple[float, np.ndarray] | None:
-    """Return the AUROC of `auroc` and how much each item moves it (DeLong et al. 1988, by midranks: Sun and Xu 2014).
-
-    The influences sum to zero, and their squares to the variance of the area (times n / (n - 1) within each class).
-    They add up over labels and over languages, which gives intervals for means of areas over parallel items.
-
-    Returns:
-        The area, and *shape* (items,); NaN for the only item of a label, since one tells no variance.
-    """
-    areas, influences = [], []
-    for column, label in enumerate(labels):
-        is_label = gold == label
-        n_in, n_out = int(is_label.sum()), int((~is_label).sum())
-        if not n_in or not n_out:
-            continue
-        others = np.delete(log_probabilities, column, axis=1)
-        log_odds = log_probabilities[:, column] - np.logaddexp.reduce(others, axis=1)
-        ranks = rankdata(log_odds)
-        placement = np.empty(len(gold))  # share of the other side that an item stands on the right side of
-        placement[is_label] = (ranks[is_label] - rankdata(log_odds[is_label])) / n_out
-        placement[~is_label] = 1 - (ranks[~is_label] - rankdata(log_odds[~is_label])) / n_in
-        area = float(placement[is_label].mean())
-        influence = np.empty(len(gold))
-        for side, n_side in ((is_label, n_in), (~is_label, n_out)):
-            influence[side] = (placement[side] - area) / np.sqrt(n_side * (n_side - 1)) if n_side > 1 else np.nan
-        areas.append(area)
-        influences.append(influence)
-    if not areas:
-        return None
-    return float(np.mean(areas)), np.mean(influences, axis=0)

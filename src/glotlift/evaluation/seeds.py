@@ -22,9 +22,9 @@ import pandas as pd
 from scipy.stats import t as student
 
 from glotlift.evaluation.compare import areas_of
-from glotlift.evaluation.intervals import DIFFERENCE, NO_SPREAD, bounds
-from glotlift.evaluation.metrics import LEVEL
 from glotlift.evaluation.predictions import Predictions
+from glotlift.intervals import DIFFERENCE, NO_SPREAD, bounds
+from glotlift.measures import LEVEL
 
 MEASURES = ("auroc", "calibrated", "raw")
 """What a gain is told in: the area under the ROC curve, and accuracy under batch calibration and under none."""

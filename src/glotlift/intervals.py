@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from glotlift.evaluation.metrics import LEVEL
+from glotlift.measures import LEVEL
 
 N_RESAMPLES = 10_000
 
