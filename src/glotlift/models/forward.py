@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,8 @@ class Batch:
         last_states: *Shape:* (rows, layers + 1, hidden), at the last prompt token; embedding output first, then the
             output of every block, before the final norm. None without the tap.
         pooled_states: *Shape:* as `last_states`; mean over the row's span. None without the tap.
+        asked_states: *Shape:* (positions, layers + 1, hidden), as `last_states` at every position of `logits`. None
+            without the tap.
         normalizer: natural log of the sum of exp(logits) over the vocabulary, fp32. *Shape:* (positions,). None where
             all logits are given.
     """
@@ -71,6 +73,7 @@ class Batch:
     last_states: Tensor | None = None
     pooled_states: Tensor | None = None
     normalizer: Tensor | None = None
+    asked_states: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ def run(
     tokens: Sequence[int] | None = None,
     last_states: bool = False,
     pooled_states: bool = False,
+    asked_states: bool = False,
+    between: bool = False,
 ) -> Iterator[Batch]:
     """Yield the results of rows, batch by batch. A batch that does not fit in memory is halved, and so are later ones.
 
@@ -109,6 +114,9 @@ def run(
         tokens: distinct tokens whose logits are needed; None for the whole vocabulary, which takes memory.
         last_states: tap the state of the last prompt token on every layer.
         pooled_states: tap the mean state over every row's span on every layer.
+        asked_states: tap the state of the last prompt token and of every trie node on every layer.
+        between: let the taps at single tokens see every block's state between attention and MLP, too: `last_states` and
+            `asked_states` then have the *shape* (..., 2 x layers + 1, hidden), in the order of the model.
 
     Raises:
         ModelError: a row does not fit the model's window or, alone, in memory; or the model has layers whose mask
@@ -130,8 +138,9 @@ def run(
             indexes = waiting.pop()
             try:
                 batch = _run_batch(
-                    model, prefix, indexes, rows, device, token_budget, tokens, last_states, pooled_states
-                )
+                    model, prefix, indexes, rows, device, token_budget, tokens,
+                    _Taps(last_states, pooled_states, asked_states, between),
+                )  # fmt: skip
             except (torch.OutOfMemoryError, RuntimeError, MemoryError) as fault:
                 if not _is_out_of_memory(fault):
                     raise
@@ -148,6 +157,16 @@ def run(
             waiting += [indexes[half:], indexes[:half]]
             token_budget = max(token_budget // 2, 1)
             log.warning("out of memory with %d items a batch, going on with %d", len(indexes), half)
+
+
+@dataclass(frozen=True)
+class _Taps:
+    """What is asked for of the states, see `run`."""
+
+    last: bool
+    pooled: bool
+    asked: bool
+    between: bool
 
 
 def _too_long(n_tokens: int) -> ModelError:
@@ -199,24 +218,22 @@ def _run_batch(
     device: torch.device,
     token_budget: int,
     tokens: Sequence[int] | None,
-    want_last: bool,
-    want_pooled: bool,
+    taps: _Taps,
 ) -> Batch:
     """Run rows through the blocks in parts of `token_budget` tokens, and what is asked of all through the head."""
     asked: list[Tensor] = []
-    tapped: list[Tensor] = []
+    tapped: list[dict[str, Tensor]] = []
     prompt_end: list[int] = []
     nodes: list[list[int]] = []
     for part in cut_into_parts([own_length(rows[index], prefix.length) for index in indexes], token_budget):
         part_rows = [rows[indexes[k]] for k in part]
         before = sum(len(each) for each in asked)
-        states, ends, part_nodes, taps = _run_part(model, prefix, part_rows, device, want_last, want_pooled)
+        states, ends, part_nodes, found = _run_part(model, prefix, part_rows, device, taps)
         asked.append(states)
         prompt_end += [before + position for position in ends]
         nodes += [[before + position for position in each] for each in part_nodes]
-        if taps is not None:
-            tapped.append(taps)
-    taps = torch.cat(tapped) if tapped else None
+        tapped.append(found)
+    of_rows = {name: torch.cat([found[name] for found in tapped]) for name in tapped[0]}
     final = torch.cat(asked)
     normalizer, logits = (None, head_logits(model, final)) if tokens is None else head_scores(model, final, tokens)
     return Batch(
@@ -224,20 +241,22 @@ def _run_batch(
         logits,
         prompt_end,
         nodes,
-        taps[:, 0] if taps is not None and want_last else None,
-        _pool(taps[:, -1], prefix, [rows[index] for index in indexes]) if taps is not None and want_pooled else None,
+        of_rows.get("last"),
+        _pool(of_rows["pooled"], prefix, [rows[index] for index in indexes]) if taps.pooled else None,
         normalizer,
+        of_rows.get("asked"),
     )
 
 
 def _run_part(
-    model: nn.Module, prefix: Prefix, rows: list[Row], device: torch.device, want_last: bool, want_pooled: bool
-) -> tuple[Tensor, list[int], list[list[int]], Tensor | None]:
+    model: nn.Module, prefix: Prefix, rows: list[Row], device: torch.device, taps: _Taps
+) -> tuple[Tensor, list[int], list[list[int]], dict[str, Tensor]]:
     """Run rows through the blocks.
 
     Returns:
         The final states that are asked for, *shape* (positions, hidden); where each row finds the end of its prompt and
-        its trie nodes among them; and, with taps, *shape* (rows, 1 or 2, layers + 1, hidden).
+        its trie nodes among them; and the name of each tap -> its states, *shape* (rows or positions, layers + 1,
+        hidden).
     """
     lanes = put_in_lanes([own_length(row, prefix.length) for row in rows], prefix.length)
     ids, positions, allowed = pack(rows, prefix.length, lanes)
@@ -246,20 +265,25 @@ def _run_part(
     columns = torch.tensor(asked_columns, device=device)
     own_lanes, last_columns = torch.tensor(lanes.lane, device=device), columns[prompt_end]
     weights = span_weights(rows, prefix.length, lanes).to(device)
-    states: list[Tensor] = []
+    of_asked = torch.tensor(asked_lanes, device=device), columns
+    points = {"last": (own_lanes, last_columns)} if taps.last else {}
+    points |= {"asked": of_asked} if taps.asked else {}
+    tapped: dict[str, list[Tensor]] = {name: [] for name in points}
+    pooled: list[Tensor] = []
 
-    def reduce(hidden: Tensor) -> Tensor:
-        """*Shape:* (lanes, length, hidden) -> (rows, 1 or 2, hidden)."""
-        parts = []
-        if want_last:
-            parts.append(hidden[own_lanes, last_columns].float())
-        if want_pooled:
-            parts.append(torch.einsum("rl,rlh->rh", weights, hidden[own_lanes].float()))
-        return torch.stack(parts, 1)
+    def keep(hidden: Tensor) -> None:
+        for name, (lane, column) in points.items():
+            tapped[name].append(hidden[lane, column].float())
+
+    def pool(hidden: Tensor) -> Tensor:
+        return torch.einsum("rl,rlh->rh", weights, hidden[own_lanes].float())
 
     positions = positions.to(device)
-    is_tapped = want_last or want_pooled
-    with block_outputs(model, states, reduce) if is_tapped else nullcontext():
+    with ExitStack() as hooks:
+        if points:
+            hooks.enter_context(block_outputs(model, [], keep, between=taps.between))
+        if taps.pooled:
+            hooks.enter_context(block_outputs(model, pooled, pool))
         final = base_model(model).base_model(
             input_ids=ids.to(device),
             attention_mask=attention_masks(model, allowed.to(device), positions),
@@ -267,8 +291,9 @@ def _run_part(
             past_key_values=DynamicCache(keys) if keys else None,
             use_cache=bool(keys),
         )[0]
-    asked = final[torch.tensor(asked_lanes, device=device), columns]
-    return asked, prompt_end, nodes, torch.stack(states, 2).cpu() if is_tapped else None
+    asked = final[of_asked]
+    found = tapped | ({"pooled": pooled} if taps.pooled else {})
+    return asked, prompt_end, nodes, {name: torch.stack(states, 1).cpu() for name, states in found.items()}
 
 
 def _pool(own: Tensor, prefix: Prefix, rows: list[Row]) -> Tensor:
