@@ -116,3 +116,9 @@ def test_an_item_without_a_reading_is_counted(tmp_path):
     write_lens(tmp_path, "de", **of)
     row = pivot_summary(tmp_path).set_index("measure").loc["pivot_share"]
     assert (row["n"], row["n_read"]) == (12, 11) and row["value"] == pytest.approx(8 / 12)
+
+
+def test_without_own_tokens_there_is_nothing_to_compare(tmp_path):
+    write_lens(tmp_path, "sv", english_mass=[[0.0, 0.5, 0.5], [0.0, 0.5, 0.5]])
+    found = pivot_summary(tmp_path)
+    assert len(found) == 3 and found[["value", "low", "high"]].isna().all(axis=None) and (found["n"] == 2).all()

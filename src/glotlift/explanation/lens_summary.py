@@ -124,7 +124,8 @@ def pivot_summary(folder: Path, *, lens: str = "lens", floor: float = FLOOR, see
             crossover_layer   of the mean curves over items; NaN where they do not cross
 
         `low` and `high` are the ends of a 95 % bootstrap interval over items, of the crossover layer over the resamples
-        that have one (NaN where fewer than half do); `n` items, `n_read` of them with a reading.
+        that have one (NaN where fewer than half do); `n` items, `n_read` of them with a reading. All are NaN where no
+        token begins an own word alone, as where own words are spelled like the English ones.
     """
     frame = read_lens(folder, lens=lens)
     if frame.empty:
@@ -138,7 +139,7 @@ def pivot_summary(folder: Path, *, lens: str = "lens", floor: float = FLOOR, see
                 index="id", columns="layer", values=["english_mass", "own_mass"]
             )
             curves[variant] = (wide["english_mass"].to_numpy(), wide["own_mass"].to_numpy())
-        if all((own == 0).all() for _, own in curves.values()) and language == "en":
+        if language == "en":
             continue
         found = {variant: _draws(english, own, floor, seed) for variant, (english, own) in curves.items()}
         if set(found) == {"base", "tuned"}:
@@ -153,10 +154,12 @@ def _draws(english: np.ndarray, own: np.ndarray, floor: float, seed: int) -> dic
     n_items = len(english)
     weights = resamples(n_items, seed) / n_items
     is_pivot, at = pivots(english, own, floor=floor), crossover(english, own, floor=floor)
-    shares = np.stack([np.nan_to_num(is_pivot), np.isfinite(at)]).astype(np.float32)
-    of_mean = crossover(*(np.concatenate([c.mean(0)[None], weights @ c.astype(np.float32)]) for c in (english, own)),
+    shares = np.stack([np.nan_to_num(is_pivot), np.isfinite(at)])
+    of_mean = crossover(*(np.concatenate([c.mean(0)[None], weights @ c]) for c in (english, own)),
                         floor=floor)  # fmt: skip
     drawn = np.concatenate([shares.mean(1)[None], weights @ shares.T]).T
+    if not own.any():
+        drawn, of_mean = np.full_like(drawn, np.nan), np.full_like(of_mean, np.nan)
     values = {"pivot_share": drawn[0], "crossover_share": drawn[1], "crossover_layer": of_mean}
     return {"values": values, "n": n_items, "n_read": int(np.isfinite(is_pivot).sum())}
 

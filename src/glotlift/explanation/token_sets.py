@@ -130,6 +130,20 @@ def coverage_frame(
     return pd.DataFrame(rows, columns=list(COVERAGE_COLUMNS))
 
 
+def coverage_lines(coverage: pd.DataFrame) -> list[str]:
+    """Return a line a language: how many tokens begin its labels' words, set by set, label by label.
+
+    Args:
+        coverage: from `coverage_frame`.
+    """
+    lines = []
+    for language in dict.fromkeys(coverage["language"]):
+        rows = coverage.loc[coverage["language"] == language]
+        sets = ", ".join(f"{'+'.join(map(str, rows[name]))} {name}" for name in SETS)
+        lines.append(f"{language}, tokens that begin {' + '.join(rows['own_word'])}: {sets}")
+    return lines
+
+
 def coverage_warnings(coverage: pd.DataFrame) -> list[str]:
     """Return one sentence for every language whose masses can say little, empty where all can.
 
