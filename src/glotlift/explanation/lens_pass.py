@@ -112,19 +112,26 @@ class LensPass:
     def see(self, model: nn.Module, batch: Batch) -> None:
         """Keep what the lens sees of a batch.
 
+        Args:
+            model: the model.
+            batch: of a pass with `asked_states`, and `tokens` that begin with this lens's.
+
         Raises:
             RunError: the last layer is not the model's own distribution.
             ModelError: a number is not finite.
         """
         assert batch.asked_states is not None and batch.normalizer is not None
-        states = batch.asked_states
+        # where whole words are read, the states behind each of their tokens are read with the prompts' ends
+        read = list(range(len(batch.asked_states))) if self._words else batch.prompt_end
+        ends = batch.prompt_end if self._words else list(range(len(batch.rows)))
+        states = batch.asked_states[read]
         found = read_layers(model, states, self._sets, further=self._further)
-        own = (batch.logits - batch.normalizer[:, None]).cpu().numpy()
+        own = (batch.logits[read][:, : len(self.tokens)] - batch.normalizer[read, None]).cpu().numpy()
         check_last_layer(model, found.log_probabilities[:, -1, : len(self.tokens)], own)
         self._indexes += batch.rows
-        self._plain.append(found.rows(batch.prompt_end))
+        self._plain.append(found.rows(ends))
         if self._translators is not None:
-            translated = self._translators.translate(states[batch.prompt_end])
+            translated = self._translators.translate(states[ends])
             self._tuned.append(read_layers(model, translated, self._sets))
         if self._words:
             n_sets, of_words = len(self.tokens), word_tokens(self.rows)

@@ -107,6 +107,8 @@ def summarise_paper_lens(folder: Path) -> pd.DataFrame:
     parts = []
     for path in sorted(folder.glob("paper_lens/*/*/*.parquet")):
         frame, about = read_parquet(path)
+        if frame.empty:
+            continue
         long = frame.melt(["id", "layer"], list(QUANTITIES), "quantity", "value")
         rows = long.groupby(["layer", "quantity"])["value"].agg(mean="mean", sem="sem", n="count").reset_index()
         named = {name: about[name] for name in ("variant", "task", "language", "n_items")}
