@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-lm-eval lint types bench-evaluate bench-train gpu wheel clean
+.PHONY: demo test test-lm-eval lint types bench-evaluate bench-train bench-explain gpu wheel clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: requirements.lock pyproject.toml
@@ -38,6 +38,9 @@ bench-evaluate: $(VENV)/bench-installed  ## against the plain loop and lm-evalua
 
 bench-train: $(VENV)/bench-installed  ## training against TRL; BENCH=--quick for a minute and a half
 	$(BIN)/python benchmarks/train.py $(BENCH)
+
+bench-explain: $(VENV)/bench-installed  ## lens and geometry against the plain loop; BENCH=--quick for a minute
+	$(BIN)/python benchmarks/explain.py $(BENCH)
 
 gpu:                     ## on a machine with a GPU: PYTHON has torch for it, see docs/gpu.md; GPU='--parts train' for some
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py $(GPU)

@@ -155,6 +155,7 @@ def test_public_names():
         "diagnose",
         "evaluate",
         "explain",
+        "explain_text",
         "export_data",
         "export_tasks",
         "inspect_training",
@@ -168,6 +169,7 @@ def test_public_names():
         "show_task",
         "sweep",
         "train",
+        "train_tuned_lens",
     ]
     assert set(glotlift._HOME) == set(glotlift.__all__)
     assert {name for name in dir(glotlift) if not name.startswith("__")} == set(glotlift.__all__)

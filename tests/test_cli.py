@@ -429,7 +429,11 @@ def test_help_shows_the_defaults_of_the_settings(command, settings):
     for name, field in settings.model_fields.items():
         said = parameters[name].show_default or ""
         default = field.default[0] if isinstance(field.default, tuple) and field.default else field.default
-        special = {"prefix_cache": "prefix-cache", "languages": "all"}  # a pair of flags; a short form
+        special = {
+            "prefix_cache": "prefix-cache",
+            "languages": "all",
+            "what": "lens,geometry",
+        }  # a pair of flags; a short form
         is_nothing = not default and not isinstance(default, int | float) or default is False
         assert said == special.get(name, "" if is_nothing else str(default)), name
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from glotlift.stages.data import build_data
     from glotlift.stages.diagnose import diagnose
     from glotlift.stages.evaluate import evaluate
-    from glotlift.stages.explain import explain
+    from glotlift.stages.explain import explain, explain_text, train_tuned_lens
     from glotlift.stages.export import audit_data, export_data, export_tasks
     from glotlift.stages.merge import merge
     from glotlift.stages.predictions import read_predictions
@@ -48,6 +48,7 @@ _HOME = {
     "diagnose": "glotlift.stages.diagnose",
     "evaluate": "glotlift.stages.evaluate",
     "explain": "glotlift.stages.explain",
+    "explain_text": "glotlift.stages.explain",
     "export_data": "glotlift.stages.export",
     "export_tasks": "glotlift.stages.export",
     "inspect_training": "glotlift.stages.train",
@@ -61,6 +62,7 @@ _HOME = {
     "show_task": "glotlift.tasks.load",
     "sweep": "glotlift.stages.sweep",
     "train": "glotlift.stages.train",
+    "train_tuned_lens": "glotlift.stages.explain",
 }
 
 __all__ = [
@@ -79,6 +81,7 @@ __all__ = [
     "diagnose",
     "evaluate",
     "explain",
+    "explain_text",
     "export_data",
     "export_tasks",
     "inspect_training",
@@ -92,6 +95,7 @@ __all__ = [
     "show_task",
     "sweep",
     "train",
+    "train_tuned_lens",
 ]
 
 

@@ -1,18 +1,26 @@
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import entropy
 
 from glotlift.errors import RunError
-from glotlift.explanation import collect, lens
+from glotlift.explanation import collect, lens_pass
 from glotlift.explanation.collect import explain_languages
 from glotlift.explanation.geometry import FRAMES, PooledStates
-from glotlift.explanation.lens import MEASURES, summarise_lens
+from glotlift.explanation.lens import MASSES, MEASURES
+from glotlift.explanation.lens_summary import read_lens, summarise_lens
+from glotlift.explanation.subject import LensOptions, Subject
+from glotlift.models.anatomy import final_norm
+from glotlift.models.readout import Readout
+from glotlift.models.steering import Steering
 from glotlift.models.taps import block_outputs
+from glotlift.models.token_bytes import readable
 from glotlift.runs import read_parquet
 
 
@@ -48,7 +56,7 @@ def test_every_item_and_layer_of_every_variant_is_written(adapted, ask, words, t
         frame, metadata = read_parquet(tmp_path / "lens" / "tuned" / "sentiment" / f"{code}.parquet")
         assert frame["id"].tolist() == [item.id for item in questions.items for _ in range(4)]
         assert np.isfinite(frame[list(MEASURES)]).all(axis=None)
-        assert (frame[list(MEASURES[:4])].sum(axis=1) <= 1 + 1e-5).all()
+        assert (frame[list(MASSES)].sum(axis=1) <= 1 + 1e-5).all()
         assert (metadata["variant"], metadata["language"], metadata["task"]) == ("tuned", code, "sentiment")
     english, _ = read_parquet(tmp_path / "lens" / "base" / "sentiment" / "en.parquet")
     assert (english["english_mass"] > 0).any()
@@ -94,10 +102,12 @@ def test_the_numbers_of_every_item_are_its_own(loud, ask, words, tmp_path, famil
         for layer in range(4):
             expected = states[layer][start:end].mean(0)
             np.testing.assert_allclose(kept.layer(layer)[k], expected, rtol=1e-3, atol=1e-4)
-        logits = lens.unembed(loaded.model, torch.stack([state[-1] for state in states]))
+        with torch.inference_mode():
+            last = final_norm(loaded.model)(torch.stack([state[-1] for state in states]))
+            logits = loaded.model.get_output_embeddings()(last)
         of_item = frame.iloc[4 * k : 4 * k + 4]
         np.testing.assert_allclose(of_item["entropy_bits"], entropy(logits.softmax(-1), axis=1, base=2), rtol=1e-4)
-        assert of_item["top_token"].tolist() == [loaded.tokenizer.decode([t]) for t in logits.argmax(-1).tolist()]
+        assert of_item["top_token"].tolist() == [readable(loaded.tokenizer, t) for t in logits.argmax(-1).tolist()]
 
 
 def test_a_run_that_was_killed_goes_on(adapted, ask, words, tmp_path, passes, monkeypatch):
@@ -137,9 +147,60 @@ def test_other_weights_words_or_items_are_computed_anew(loud, ask, words, tmp_pa
 
 
 def test_an_error_names_task_and_language(loud, ask, words, tmp_path, monkeypatch):
-    loaded = loud("llama")
-    unembed = lens.unembed
-    monkeypatch.setattr(lens, "unembed", lambda model, states: unembed(model, states) + 0.01)
+    loaded, read_layers = loud("llama"), lens_pass.read_layers
+
+    def off(*arguments, **options):
+        found = read_layers(*arguments, **options)
+        return replace(found, log_probabilities=found.log_probabilities + 0.01)
+
+    monkeypatch.setattr(lens_pass, "read_layers", off)
     with pytest.raises(RunError, match="task 'sentiment', de: logit lens of LlamaForCausalLM"):
         explain_languages(loaded, ask(loaded, ("de",), 1), tmp_path, **words("de"))
     assert contents(tmp_path) == {}
+
+
+def test_a_readout_changes_nothing_inside_and_is_not_run(loud, ask, words, tmp_path, passes, caplog, monkeypatch):
+    loaded = loud("llama")
+    readout = Readout(2, ("positive", "negative"), torch.zeros(32), torch.zeros(32, 2))
+    with_readout = replace(loaded, adapter_fingerprint="readout", readout=readout)
+    monkeypatch.setattr(logging.getLogger("glotlift"), "propagate", True)
+    with caplog.at_level(logging.INFO, "glotlift"):
+        explain_languages(with_readout, ask(loaded), tmp_path, **words("en", "de"))
+    assert len(passes) == 2 and set(read_lens(tmp_path)["variant"]) == {"base"}
+    assert [line for line in caplog.messages if "a readout changes no state" in line]
+
+
+def test_steering_is_seen_in_the_languages_that_have_an_offset(loud, ask, words, tmp_path):
+    loaded = loud("llama")
+    steering = Steering(1, 3, 1.0, {"de": torch.randn(32, generator=torch.Generator().manual_seed(1))}, "")
+    steered = replace(loaded, adapter_fingerprint="steering", steering=steering)
+    explain_languages(steered, ask(loaded), tmp_path, **words("en", "de"))
+    frame = read_lens(tmp_path).set_index(["variant", "language", "id", "layer"])["entropy_bits"]
+    changed = (frame["base"] - frame["tuned"]).abs().groupby(["language", "layer"]).max()
+    assert (changed["en"] < 1e-4).all()
+    assert (changed["de"] > 1e-3).tolist() == [False, True, True, True]
+
+
+def test_lens_and_geometry_can_be_had_alone(loud, ask, words, tmp_path):
+    loaded, given = loud("llama"), words("en", "de")
+    both, lens, geometry = (tmp_path / name for name in ("both", "lens", "geometry"))
+    explain_languages(loaded, ask(loaded), both, **given)
+    for folder, kind in ((lens, "lens"), (geometry, "geometry")):
+        subject = Subject(loaded, ask(loaded), folder, **given)
+        collect.explain(subject, [kind])
+    assert {**contents(lens), **contents(geometry)} == contents(both)
+    assert {path.split("/")[0] for path in contents(lens)} == {"lens"}
+
+
+def test_what_the_lens_is_asked_for_beside_is_added_without_changing_the_rest(loud, ask, words, tmp_path):
+    loaded, given = loud("gemma2"), words("en", "de")
+    explain_languages(loaded, ask(loaded), tmp_path, **given)
+    before = read_lens(tmp_path)
+    options = LensOptions(sequences=True, components=True, paper=True)
+    explain_languages(loaded, ask(loaded), tmp_path, **given, lens=options)
+    after = read_lens(tmp_path)
+    pd.testing.assert_frame_equal(after[before.columns], before, rtol=1e-4, atol=1e-6)
+    assert set(after.columns) - set(before.columns) == {
+        f"{whose}_sequence_{label}" for whose in ("english", "own") for label in ("positive", "negative")
+    }
+    assert {path.parts[-4] for path in tmp_path.glob("*/*/*/*.parquet")} == {"lens", "components", "paper_lens"}

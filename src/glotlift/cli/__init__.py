@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from glotlift import __version__
-from glotlift.cli import data, stages, tasks
+from glotlift.cli import data, explain, stages, tasks
 from glotlift.errors import GlotliftError
 from glotlift.processes import prints
 
@@ -50,7 +50,7 @@ app.command()(stages.train)
 app.command()(stages.merge)
 app.command("eval")(stages.evaluate)
 app.command()(stages.compare)
-app.command()(stages.explain)
+app.add_typer(explain.app, name="explain")
 app.command()(stages.report)
 app.add_typer(data.app, name="data")
 app.add_typer(tasks.app, name="tasks")

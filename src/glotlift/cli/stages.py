@@ -189,29 +189,6 @@ def compare(
     console().print(f"A: {a}; B: {b}.", markup=False, highlight=False)
 
 
-def explain(
-    context: typer.Context,
-    model: Model = None,
-    adapter: Adapter = None,
-    task: Annotated[str | None, given("--task", "Name or file.", "sentiment")] = None,
-    languages: Languages = None,
-    source: Source = None,
-    answers: Annotated[str | None, given("--answers", "Answer words of the demonstrations.", "own")] = None,
-    limit: Annotated[int | None, given("--limit", "Items a language.", "100")] = None,
-    output_path: Annotated[Path, typer.Option("--output-path", "-o", help="Folder for lens/ and geometry/.")] = Path(
-        "runs/explain"
-    ),
-    dtype: Dtype = None,
-    device: Device = None,
-    seed: Seed = None,
-) -> None:
-    """Look inside a model: logit lens and cross-lingual geometry."""
-    from glotlift.explanation.settings import Explanation
-    from glotlift.stages.explain import explain as explain_model
-
-    typer.echo(explain_model(settings_of(Explanation, context), output_path=output_path))
-
-
 def diagnose(
     context: typer.Context,
     model: Model = None,

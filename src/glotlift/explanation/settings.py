@@ -1,22 +1,68 @@
-"""Settings of explanation: the part `explain` of a recipe, and what `glotlift explain` asks for."""
+"""Settings of explanation: the part `explain` of a recipe, and what `glotlift explain` asks for.
+
+A kind of explanation is an entry in `KINDS`: a name, and the module of this wing whose `explain(subject, kinds)` writes
+it, into the folder of its name. Kinds of one module are handed over together and share a pass.
+"""
 
 from __future__ import annotations
 
-from glotlift.fields import Codes, Count, Location, Natural, default_of
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from glotlift.errors import one_of
+from glotlift.fields import Codes, Count, Location, Names, Natural, default_of
 from glotlift.languages import resolve
 from glotlift.models.settings import ModelSettings
 from glotlift.schema import Frozen
 
+KINDS = {"lens": "collect", "geometry": "collect"}
+"""Kind of explanation -> module of `glotlift.explanation` that writes it."""
 
-class ExplainSettings(Frozen):
-    """Logit lens and geometry, on the items of one test set of `eval`."""
+
+def folder_of(kind: str) -> str:
+    """Return the folder of a run that a kind is written to."""
+    return kind.replace("-", "_")
+
+
+def _kinds(names: tuple[str, ...]) -> tuple[str, ...]:
+    if unknown := [name for name in names if name not in KINDS]:
+        raise ValueError(f"got {unknown[0]!r}, expected {one_of(KINDS)}")
+    if not names:
+        raise ValueError(f"got nothing to explain, expected {one_of(KINDS)}")
+    return tuple(kind for kind in KINDS if kind in names)
+
+
+Kinds = Annotated[Names, AfterValidator(_kinds)]
+"""Kinds of explanation; a text holds them separated by commas."""
+
+
+class LensSettings(Frozen):
+    """What the lens reads beside the plain reading of every layer.
+
+    Attributes:
+        sequences: also the probability of whole answer words on every layer.
+        components: also what attention and MLP of every block add.
+        paper: also the quantities of arXiv 2405.13816.
+        tuned_lens: folder of a tuned lens that reads beside the plain one.
+    """
+
+    sequences: bool = False
+    components: bool = False
+    paper: bool = False
+    tuned_lens: Location | None = None
+
+
+class ExplainSettings(LensSettings):
+    """What is looked into, on the items of one test set of `eval`."""
 
     task: str | None = None
     languages: Codes | None = None
     limit: Count = 100
+    what: Kinds = ("lens", "geometry")
 
 
-class Explanation(ModelSettings):
+class Explanation(ModelSettings, LensSettings):
     """What `glotlift explain` looks at.
 
     Attributes:
@@ -25,6 +71,7 @@ class Explanation(ModelSettings):
         source: where the items are, see `glotlift.data.read`.
         answers: answer words of the demonstrations.
         limit: items a language.
+        what: kinds of explanation.
         seed: of the permutations.
     """
 
@@ -33,4 +80,35 @@ class Explanation(ModelSettings):
     source: Location | None = None
     answers: str = "own"
     limit: Count | None = default_of(ExplainSettings, "limit")
+    what: Kinds = default_of(ExplainSettings, "what")
+    seed: Natural = 0
+
+
+class TextLens(ModelSettings):
+    """What `glotlift explain lens` looks at.
+
+    Attributes:
+        text: the prompt.
+        language: of the prompt, which an adapter that steers goes by; None for no steering.
+        tokens: last tokens of the prompt that are shown.
+        tuned_lens: folder of a tuned lens that reads instead of the plain one.
+    """
+
+    text: str
+    language: str | None = None
+    tokens: Count = 5
+    tuned_lens: Location | None = None
+
+
+class LensTraining(ModelSettings):
+    """What `glotlift explain tuned-lens` trains on.
+
+    Attributes:
+        texts: file of unlabelled text, one a line; or `sample`, the bundled questions in all languages.
+        steps: of the optimizer.
+        seed: of all draws.
+    """
+
+    texts: Location = "sample"
+    steps: Count = 80
     seed: Natural = 0

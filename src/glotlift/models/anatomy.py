@@ -47,3 +47,19 @@ def final_norm(model: nn.Module) -> nn.Module:
         if hasattr(decoder, name):
             return getattr(decoder, name)
     raise ModelError(f"{type(base_model(model)).__name__}: got no final norm, expected one")
+
+
+def before_mlp(model: nn.Module, block: nn.Module) -> nn.Module:
+    """Return the module of a block that is given its state between attention and MLP: the norm before the MLP.
+
+    Raises:
+        ModelError: it has no such norm under a name that is known, or runs attention and MLP side by side.
+    """
+    name = type(base_model(model)).__name__
+    if getattr(text_config(model), "use_parallel_residual", False) or getattr(block, "parallel_attn", False):
+        raise ModelError(f"{name}: got attention and MLP side by side, expected one behind the other to read between")
+    has_norm_behind = hasattr(block, "post_feedforward_layernorm")  # then the norm behind attention is no MLP's
+    for known in ("pre_feedforward_layernorm", "ln_2", *(() if has_norm_behind else ("post_attention_layernorm",))):
+        if hasattr(block, known):
+            return getattr(block, known)
+    raise ModelError(f"{name}: got no norm between attention and MLP, expected one to read the state before it")

@@ -40,7 +40,7 @@ from glotlift.models.packing import (
     span_weights,
 )
 from glotlift.models.patch import patched
-from glotlift.models.taps import block_outputs
+from glotlift.models.taps import block_outputs, ended_behind
 
 log = logging.getLogger("glotlift")
 
@@ -61,6 +61,8 @@ class Batch:
         last_states: *Shape:* (rows, layers + 1, hidden), at the last prompt token; embedding output first, then the
             output of every block, before the final norm. None without the tap.
         pooled_states: *Shape:* as `last_states`; mean over the row's span. None without the tap.
+        asked_states: *Shape:* (positions, layers + 1, hidden), as `last_states` at every position of `logits`. None
+            without the tap.
         normalizer: natural log of the sum of exp(logits) over the vocabulary, fp32. *Shape:* (positions,). None where
             all logits are given.
     """
@@ -72,6 +74,7 @@ class Batch:
     last_states: Tensor | None = None
     pooled_states: Tensor | None = None
     normalizer: Tensor | None = None
+    asked_states: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ class _Taps:
 
     last: bool
     pooled: bool
+    asked: bool
+    between: bool
     until: int | None
 
 
@@ -108,6 +113,8 @@ def run(
     tokens: Sequence[int] | None = None,
     last_states: bool = False,
     pooled_states: bool = False,
+    asked_states: bool = False,
+    between: bool = False,
     until: int | None = None,
 ) -> Iterator[Batch]:
     """Yield the results of rows, batch by batch. A batch that does not fit in memory is halved, and so are later ones.
@@ -122,6 +129,9 @@ def run(
         pooled_states: tap the mean state over every row's span on every layer.
         until: end the pass behind this block, from 1: states up to there, no logits. What the blocks and the head
             behind it would take is saved.
+        asked_states: tap the state of the last prompt token and of every trie node on every layer.
+        between: let the taps at single tokens see every block's state between attention and MLP, too: `last_states` and
+            `asked_states` then have the *shape* (..., 2 x layers + 1, hidden), in the order of the model.
 
     Raises:
         ModelError: a row does not fit the model's window or, alone, in memory; or the model has layers whose mask
@@ -130,7 +140,7 @@ def run(
     check_lengths(model, rows)
     device = next(model.parameters()).device
     length = shared_length(rows)
-    taps = _Taps(last_states, pooled_states, until)
+    taps = _Taps(last_states, pooled_states, asked_states, between, until)
     if batches is None:
         has_table = tokens is None and until is None  # logits of the whole vocabulary
         n_positions = _LOGITS_BUDGET // text_config(model).vocab_size if has_table else POSITIONS
@@ -187,7 +197,11 @@ def _run_prefix(model: nn.Module, tokens: tuple[int, ...], device: torch.device,
     masks = attention_masks(
         model, torch.ones(len(tokens), len(tokens), device=device).tril()[None].bool(), position_ids
     )
-    with block_outputs(model, states, _cumulative if taps.pooled else _nothing, taps.until):
+    with ExitStack() as hooks:
+        if taps.pooled:
+            hooks.enter_context(block_outputs(model, states, _cumulative))
+        if taps.until is not None:
+            hooks.enter_context(ended_behind(model, taps.until))
         decoder = base_model(model).base_model  # without the head, which is large and not needed here
         decoder(input_ids=ids, attention_mask=masks, position_ids=position_ids, past_key_values=cache, use_cache=True)
     layers: list[Any] = cache.layers
@@ -198,10 +212,6 @@ def _run_prefix(model: nn.Module, tokens: tuple[int, ...], device: torch.device,
 def _cumulative(states: Tensor) -> Tensor:
     """*Shape:* (1, length, hidden) -> (1, length + 1, hidden), sums over the first 0, 1, ... tokens."""
     return nn.functional.pad(states.float().cumsum(1), (0, 0, 1, 0))
-
-
-def _nothing(states: Tensor) -> Tensor:
-    return states.new_empty(0)
 
 
 def _run_batch(
@@ -216,19 +226,18 @@ def _run_batch(
 ) -> Batch:
     """Run rows through the blocks in parts of `token_budget` tokens, and what is asked of all through the head."""
     asked: list[Tensor] = []
-    tapped: list[Tensor] = []
+    tapped: list[dict[str, Tensor]] = []
     prompt_end: list[int] = []
     nodes: list[list[int]] = []
     for part in cut_into_parts([own_length(rows[index], prefix.length) for index in indexes], token_budget):
         part_rows = [rows[indexes[k]] for k in part]
         before = sum(len(each) for each in asked)
-        states, ends, part_nodes, part_tapped = _run_part(model, prefix, part_rows, device, taps)
+        states, ends, part_nodes, found = _run_part(model, prefix, part_rows, device, taps)
         asked.append(states)
         prompt_end += [before + position for position in ends]
         nodes += [[before + position for position in each] for each in part_nodes]
-        if part_tapped is not None:
-            tapped.append(part_tapped)
-    found = torch.cat(tapped) if tapped else None
+        tapped.append(found)
+    of_rows = {name: torch.cat([found[name] for found in tapped]) for name in tapped[0]}
     final = torch.cat(asked)
     if taps.until is not None:
         normalizer, logits = None, final[:, :0]
@@ -241,20 +250,22 @@ def _run_batch(
         logits,
         prompt_end,
         nodes,
-        found[:, 0] if found is not None and taps.last else None,
-        _pool(found[:, -1], prefix, [rows[index] for index in indexes]) if found is not None and taps.pooled else None,
+        of_rows.get("last"),
+        _pool(of_rows["pooled"], prefix, [rows[index] for index in indexes]) if taps.pooled else None,
         normalizer,
+        of_rows.get("asked"),
     )
 
 
 def _run_part(
     model: nn.Module, prefix: Prefix, rows: list[Row], device: torch.device, taps: _Taps
-) -> tuple[Tensor, list[int], list[list[int]], Tensor | None]:
+) -> tuple[Tensor, list[int], list[list[int]], dict[str, Tensor]]:
     """Run rows through the blocks.
 
     Returns:
         The final states that are asked for, *shape* (positions, hidden); where each row finds the end of its prompt and
-        its trie nodes among them; and, with taps, *shape* (rows, 1 or 2, layers + 1, hidden).
+        its trie nodes among them; and the name of each tap -> its states, *shape* (rows or positions, layers + 1,
+        hidden).
     """
     lanes = put_in_lanes([own_length(row, prefix.length) for row in rows], prefix.length)
     ids, positions, allowed = pack(rows, prefix.length, lanes)
@@ -263,27 +274,32 @@ def _run_part(
     columns = torch.tensor(asked_columns, device=device)
     own_lanes, last_columns = torch.tensor(lanes.lane, device=device), columns[prompt_end]
     weights = span_weights(rows, prefix.length, lanes).to(device)
-    states: list[Tensor] = []
+    of_asked = torch.tensor(asked_lanes, device=device), columns
+    points = {"last": (own_lanes, last_columns)} if taps.last else {}
+    points |= {"asked": of_asked} if taps.asked else {}
+    tapped: dict[str, list[Tensor]] = {name: [] for name in points}
+    pooled: list[Tensor] = []
 
-    def reduce(hidden: Tensor) -> Tensor:
-        """*Shape:* (lanes, length, hidden) -> (rows, 1 or 2, hidden)."""
-        parts = []
-        if taps.last:
-            parts.append(hidden[own_lanes, last_columns].float())
-        if taps.pooled:
-            parts.append(torch.einsum("rl,rlh->rh", weights, hidden[own_lanes].float()))
-        return torch.stack(parts, 1)
+    def keep(hidden: Tensor) -> None:
+        for name, (lane, column) in points.items():
+            tapped[name].append(hidden[lane, column].float())
+
+    def pool(hidden: Tensor) -> Tensor:
+        return torch.einsum("rl,rlh->rh", weights, hidden[own_lanes].float())
 
     positions = positions.to(device)
     in_lanes = zip(rows, lanes.lane, lanes.start, strict=True)
     placed = [(lane, start - prefix.length, patch) for row, lane, start in in_lanes for patch in row.patches]
-    is_tapped = taps.last or taps.pooled
     final = torch.empty(*ids.shape, 0, device=device)  # where the pass ends before there is any
     with ExitStack() as hooks:
         if placed:
             hooks.enter_context(patched(model, placed))
-        if is_tapped:  # behind the patches, to see what they leave
-            hooks.enter_context(block_outputs(model, states, reduce, taps.until))
+        if points:  # behind the patches, to see what they leave
+            hooks.enter_context(block_outputs(model, [], keep, between=taps.between))
+        if taps.pooled:
+            hooks.enter_context(block_outputs(model, pooled, pool))
+        if taps.until is not None:
+            hooks.enter_context(ended_behind(model, taps.until))
         final = base_model(model).base_model(
             input_ids=ids.to(device),
             attention_mask=attention_masks(model, allowed.to(device), positions),
@@ -291,8 +307,9 @@ def _run_part(
             past_key_values=DynamicCache(keys) if keys else None,
             use_cache=bool(keys),
         )[0]
-    asked = final[torch.tensor(asked_lanes, device=device), columns]
-    return asked, prompt_end, nodes, torch.stack(states, 2).cpu() if is_tapped else None
+    asked = final[of_asked]
+    found = tapped | ({"pooled": pooled} if taps.pooled else {})
+    return asked, prompt_end, nodes, {name: torch.stack(states, 1).cpu() for name, states in found.items()}
 
 
 def _pool(own: Tensor, prefix: Prefix, rows: list[Row]) -> Tensor:

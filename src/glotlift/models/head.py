@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ def head_scores(model: nn.Module, states: Tensor, tokens: Sequence[int]) -> tupl
     wanted = torch.tensor(tokens, dtype=torch.long, device=states.device)
     chosen = torch.empty(len(states), len(tokens), device=states.device)
     normalizers = []
-    for start, tile in _tiles(model, states):
+    for start, tile in logit_tiles(model, states):
         inside = ((wanted >= start) & (wanted < start + tile.shape[1])).nonzero()[:, 0]
         chosen[:, inside] = tile[:, wanted[inside] - start]
         most = tile.amax(1, keepdim=True)
@@ -79,18 +80,55 @@ def head_scores(model: nn.Module, states: Tensor, tokens: Sequence[int]) -> tupl
     return torch.stack(normalizers).logsumexp(0), chosen
 
 
-def _tiles(model: nn.Module, states: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield the first token of every tile and its logits in fp32, which the caller may overwrite."""
-    head = language_model_head(model)
-    # what a peft model or accelerate put in place of a plain layer is called as a whole
-    if type(head) is not nn.Linear or hasattr(head, "_hf_hook"):
+def token_logits(model: nn.Module, states: Tensor, tokens: Sequence[int]) -> Tensor:
+    """Return the logits of some tokens alone.
+
+    Args:
+        model: see `head_logits`.
+        states: see `head_logits`; gradients run through.
+        tokens: whose logits are needed.
+
+    Returns:
+        *Shape:* (positions, tokens), fp32.
+    """
+    head: Any = language_model_head(model)
+    wanted = torch.tensor(tokens, dtype=torch.long, device=states.device)
+    if not _is_plain(head):
+        return head_logits(model, states)[:, wanted].float()
+    bias = None if head.bias is None else head.bias[wanted]
+    return behind_head(model, nn.functional.linear(_given_to_head(model, states), head.weight[wanted], bias)).float()
+
+
+def logit_tiles(model: nn.Module, states: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield the first token of every tile and its logits in fp32, which the caller may overwrite.
+
+    Args:
+        model: see `head_logits`.
+        states: see `head_logits`.
+    """
+    head: Any = language_model_head(model)
+    if not _is_plain(head):
         yield 0, head_logits(model, states).float().clone()
         return
-    size = tile_size(states)
+    states, size = _given_to_head(model, states), tile_size(states)
     for start in range(0, len(head.weight), size):
         bias = None if head.bias is None else head.bias[start : start + size]
         tile = product(states, head.weight[start : start + size], bias)
         yield start, behind_head(model, tile).float()
+
+
+def _given_to_head(model: nn.Module, states: Tensor) -> Tensor:
+    """Return what the head is given of final states: the same, or scaled (MiniCPM). *Shape:* as `states`."""
+    whole = base_model(model)
+    output = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states[None])  # pyright: ignore
+    with _replaced_forward(whole.base_model, lambda *_arguments, **_options: output), final_states(model) as seen:
+        whole(input_ids=torch.zeros(1, len(states), dtype=torch.long, device=states.device))
+    return seen[0][0]
+
+
+def _is_plain(head: Any) -> bool:
+    """Return whether a head is no more than its matrix; what peft or accelerate put there is called as a whole."""
+    return type(head) is nn.Linear and not hasattr(head, "_hf_hook")
 
 
 def tile_size(states: Tensor) -> int:

@@ -6,7 +6,6 @@ token sets of the paper's rule (`prefix-mass`, arXiv 2405.13816, evaluation prot
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,14 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from glotlift.errors import ModelError
-from glotlift.models.control import control_strings, encode, quoted_task, quoter
+from glotlift.models.control import encode, quoted_task, quoter
+from glotlift.models.token_bytes import (
+    byte_level_spelling,
+    control_tokens,
+    is_byte_level,
+    token_bytes,
+    vocabulary,
+)
 from glotlift.tasks.task import AnswerSet, Task
 
 if TYPE_CHECKING:  # the audit of words needs no tokenizer, and transformers takes seconds to import
@@ -107,10 +113,10 @@ def prefix_tokens(tokenizer: PreTrainedTokenizerBase, word: str) -> frozenset[in
     with its string: words are text. The authors' code differs from this description on byte-level BPE, see
     `released_tokens`.
     """
-    control = {number for string, number in _control(tokenizer).items() if word.startswith(string)}
+    control = {number for string, number in control_tokens(tokenizer).items() if word.startswith(string)}
     if not is_byte_level(tokenizer):
         return released_tokens(tokenizer, word) - control
-    surfaces = map(_byte_level, _prefixes(word))
+    surfaces = map(byte_level_spelling, _prefixes(word))
     return (_spelled(tokenizer, surfaces, "Ġ") | _first_byte(tokenizer, word) | _begun(tokenizer, word)) - control
 
 
@@ -133,57 +139,20 @@ def _prefixes(word: str) -> list[str]:
 
 def _spelled(tokenizer: PreTrainedTokenizerBase, spellings: Iterable[str], mark: str) -> frozenset[int]:
     """Return the tokens that the vocabulary spells so, or so with the word-start mark."""
-    vocabulary = _vocabulary(tokenizer)
-    return frozenset(vocabulary[form] for text in spellings for form in (text, mark + text) if form in vocabulary)
+    known = vocabulary(tokenizer)
+    return frozenset(known[form] for text in spellings for form in (text, mark + text) if form in known)
 
 
 def _first_byte(tokenizer: PreTrainedTokenizerBase, word: str) -> frozenset[int]:
     """Return the token of the first byte of a word that starts beyond ASCII, where there is one."""
     byte = f"<0x{word[0].encode()[0]:02X}>"
-    return frozenset([_vocabulary(tokenizer)[byte]] if not word[0].isascii() and byte in _vocabulary(tokenizer) else [])
+    return frozenset([vocabulary(tokenizer)[byte]] if not word[0].isascii() and byte in vocabulary(tokenizer) else [])
 
 
 def _begun(tokenizer: PreTrainedTokenizerBase, word: str) -> frozenset[int]:
     """Return the first token of every prefix, each tokenized alone."""
     rows = tokenizer(_prefixes(word), add_special_tokens=False)["input_ids"]
     return frozenset(row[0] for row in rows if row)  # pyright: ignore[reportIndexIssue, reportGeneralTypeIssues]
-
-
-def is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether the tokens are byte-level BPE (GPT-2, Qwen, Llama 3), not SentencePiece-style (Llama 2, Gemma)."""
-    vocabulary = _vocabulary(tokenizer)
-    return "▁" not in vocabulary and "Ġ" in vocabulary
-
-
-_VOCABULARIES: dict[int, tuple[PreTrainedTokenizerBase, dict[str, int], dict[str, int]]] = {}
-
-
-def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Return token -> id; `get_vocab` builds it anew at every call, which takes 0.2 s for 262,144 tokens."""
-    return _read_once(tokenizer)[1]
-
-
-def _control(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Return `control_strings`."""
-    return _read_once(tokenizer)[2]
-
-
-def _read_once(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, dict[str, int], dict[str, int]]:
-    if id(tokenizer) not in _VOCABULARIES:
-        _VOCABULARIES[id(tokenizer)] = (tokenizer, tokenizer.get_vocab(), control_strings(tokenizer))
-    return _VOCABULARIES[id(tokenizer)]
-
-
-@cache
-def _byte_alphabet() -> dict[int, str]:
-    """Return the printable character that byte-level BPE writes for each byte (Radford et al. 2019)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
-
-
-def _byte_level(text: str) -> str:
-    return "".join(_byte_alphabet()[byte] for byte in text.encode())
 
 
 @dataclass(frozen=True)
@@ -374,7 +343,7 @@ def _listed(words: Sequence[str]) -> str:
 
 def _piece(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     """Return a token for messages: its text, or its bytes where they are no whole characters."""
-    raw = _bytes(tokenizer, token)
+    raw = token_bytes(tokenizer, token)
     try:
         return repr(raw.decode())
     except UnicodeDecodeError:
@@ -383,16 +352,5 @@ def _piece(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
 
 def _is_fragment(tokenizer: PreTrainedTokenizerBase, token: int) -> bool:
     """Return whether a token holds no whole character beside blanks."""
-    raw = _bytes(tokenizer, token)
+    raw = token_bytes(tokenizer, token)
     return not raw.decode(errors="ignore").strip() and bool(raw.strip())
-
-
-def _bytes(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
-    """Return the UTF-8 bytes that a token stands for."""
-    text = str(tokenizer.convert_ids_to_tokens(token))
-    if byte := re.fullmatch(r"<0x([0-9A-F]{2})>", text):
-        return bytes.fromhex(byte[1])
-    if not is_byte_level(tokenizer):
-        return text.replace("▁", " ").encode()
-    byte_of = {character: byte for byte, character in _byte_alphabet().items()}
-    return bytes(byte_of[character] for character in text) if set(text) <= set(byte_of) else text.encode()

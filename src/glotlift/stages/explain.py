@@ -1,34 +1,44 @@
 """Stage `explain`: base and tuned model looked into, on the items of one test set.
 
-Reads: `adapter/`, the base model, the test rows. Writes: `lens/`, `geometry/`. Fingerprint: that of `eval`, and the
-settings of explanation.
+Reads: `adapter/`, the base model, the test rows, a tuned lens. Writes: `lens/`, `geometry/`, a folder a kind, and what
+the lens reads beside. Fingerprint: that of `eval`, the settings of explanation, the tuned lens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glotlift.errors import LanguageError, RecipeError, one_of
+from glotlift.errors import DataError, LanguageError, RecipeError, one_of
 from glotlift.evaluation.settings import EvalSettings
 from glotlift.evaluation.test_sets import TestSet, read_test_sets
-from glotlift.explanation.settings import Explanation
+from glotlift.explanation.settings import (
+    KINDS,
+    Explanation,
+    LensSettings,
+    LensTraining,
+    TextLens,
+    folder_of,
+)
 from glotlift.recipe import Recipe
 from glotlift.runs import RunFolder
 from glotlift.schema import validate
 from glotlift.stages.evaluate import EVALUATE
 from glotlift.stages.stage import OpenRun, Stage
 from glotlift.stages.train import TRAIN
-from glotlift.tasks.task import Task
+from glotlift.tasks.task import AnswerSet, Task
+
+log = logging.getLogger("glotlift")
 
 
 def explain(explanation: Explanation | None = None, *, output_path: str | Path, **settings: Any) -> Path:
-    """Look inside a model: logit lens and geometry of the items of a task; with an adapter, base and tuned.
+    """Look inside a model, on the items of a task; with an adapter, base and tuned.
 
     Args:
         explanation: what to look at; or its settings as keywords.
-        output_path: folder for `lens/` and `geometry/`.
+        output_path: gets a folder a kind of explanation.
         settings: see `glotlift.explanation.settings.Explanation`.
 
     Returns:
@@ -43,8 +53,76 @@ def explain(explanation: Explanation | None = None, *, output_path: str | Path, 
     folder = RunFolder(Path(output_path))
     with folder.lock():
         loaded = load_model(asked.model, adapter=asked.adapter, dtype=asked.dtype, device=asked.device)
-        _explain(loaded, test_set, folder.path, chosen.token_budget, asked.seed)
+        _explain(loaded, test_set, folder.path, chosen.token_budget, asked.seed, asked.what, asked)
     return folder.path
+
+
+def explain_text(lens: TextLens | None = None, **settings: Any) -> Any:
+    """Return what every layer would say behind the last tokens of a prompt; with an adapter, base and tuned.
+
+    Args:
+        lens: what to look at; or its settings as keywords.
+        settings: see `glotlift.explanation.settings.TextLens`: `model="demo", text="Berlin is the capital of"`.
+
+    Returns:
+        A data frame, see `glotlift.explanation.one_prompt.lens_of_text`.
+    """
+    from glotlift.explanation.one_prompt import lens_of_text
+    from glotlift.explanation.tuned_lens import load_tuned_lens
+    from glotlift.models.load import load_model
+
+    asked = lens or validate(TextLens, settings, "explain", RecipeError)
+    loaded = load_model(asked.model, adapter=asked.adapter, dtype=asked.dtype, device=asked.device)
+    translators = load_tuned_lens(asked.tuned_lens, loaded) if asked.tuned_lens else None
+    return lens_of_text(loaded, asked.text, n_tokens=asked.tokens, language=asked.language, tuned_lens=translators)
+
+
+def train_tuned_lens(training: LensTraining | None = None, *, output_path: str | Path, **settings: Any) -> Any:
+    """Train a tuned lens on unlabelled text, and write it as the package tuned-lens does.
+
+    Args:
+        training: on what; or its settings as keywords.
+        output_path: gets `config.json` and `params.pt`.
+        settings: see `glotlift.explanation.settings.LensTraining`.
+
+    Returns:
+        A data frame: how far each layer's reading is from the last layer's, plain and tuned, see
+        `glotlift.explanation.tuned_lens.fit_tuned_lens`.
+
+    Raises:
+        DataError: the file of texts cannot be read.
+    """
+    from glotlift.explanation.tuned_lens import TunedLensTraining, fit_tuned_lens, save_tuned_lens
+    from glotlift.models.load import load_model
+    from glotlift.progress import track
+
+    asked = training or validate(LensTraining, settings, "explain", RecipeError)
+    texts = _texts(asked.texts)
+    loaded = load_model(asked.model, dtype=asked.dtype, device=asked.device)
+    with track("tuned lens", asked.steps, "steps") as advance:
+        how = TunedLensTraining(n_steps=asked.steps, seed=asked.seed)
+        lens, found = fit_tuned_lens(loaded, texts, training=how, progress=advance)
+    save_tuned_lens(lens, Path(output_path))
+    return found
+
+
+def _texts(source: str) -> list[str]:
+    """Return unlabelled texts: the lines of a file, or the bundled questions in all languages, with the answer cue."""
+    from glotlift.data.read import read_table
+    from glotlift.tasks.load import load_task, sample_pattern
+
+    if source == "sample":
+        task = load_task("sentiment")
+        pattern = Path(sample_pattern(task.name, "questions") or "")
+        files = {code: pattern.with_name(pattern.name.replace("{lang}", code)) for code in task.languages}
+        return [
+            "".join(task.question_and_cue(code, {field: str(row[field]) for field in task.fields}))
+            for code, file in files.items() if file.is_file() for row in read_table(file).rows
+        ]  # fmt: skip
+    try:
+        return [line for line in Path(source).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as fault:
+        raise DataError(f"{source}: cannot be read as text ({fault}), expected UTF-8, one text a line") from None
 
 
 def explained(recipe: Recipe, test_sets: Mapping[str, TestSet]) -> TestSet:
@@ -70,27 +148,41 @@ def explained(recipe: Recipe, test_sets: Mapping[str, TestSet]) -> TestSet:
     return TestSet(test_set.settings, test_set.task, items)
 
 
-def _explain(loaded: Any, test_set: TestSet, folder: Path, token_budget: int, seed: int) -> None:
+def _explain(
+    loaded: Any,
+    test_set: TestSet,
+    folder: Path,
+    token_budget: int,
+    seed: int,
+    kinds: Sequence[str],
+    lens: LensSettings,
+) -> None:
     from glotlift.evaluation.prompts import prepare
-    from glotlift.explanation.collect import explain_languages
+    from glotlift.explanation.kinds import explain_kinds
+    from glotlift.explanation.subject import LensOptions, Subject, looked_into
     from glotlift.progress import track
 
     task = test_set.task
     entry = test_set.settings.model_copy(update={"closing_quote": False})  # no answer is scored here
     prompts = {code: prepare(loaded, task, code, rows, entry) for code, rows in test_set.items.items()}
-    total = len(loaded.variants) * sum(len(each.rows) for each in prompts.values())
+    english = _english_words(task, next(iter(prompts)))
+    own = {code: task.answers(code, "own") for code in prompts}
+    if "lens" in kinds:
+        _say_coverage(loaded, english, own)
+    options = LensOptions(**{name: getattr(lens, name) for name in LensSettings.model_fields})
+    total = len(looked_into(loaded)) * sum(len(each.rows) for each in prompts.values())
     with track(f"explain {test_set.key}", total, "items") as advance:
-        explain_languages(
-            loaded,
-            prompts,
-            folder,
-            task_key=test_set.key,
-            english_words=_english_words(task, next(iter(prompts))),
-            own_words={code: task.answers(code, "own") for code in prompts},
-            token_budget=token_budget,
-            seed=seed,
-            progress=advance,
-        )
+        subject = Subject(loaded, prompts, folder, test_set.key, english, own, seed, token_budget, advance, options)
+        explain_kinds(subject, kinds)
+
+
+def _say_coverage(loaded: Any, english: AnswerSet, own: Mapping[str, AnswerSet]) -> None:
+    """Log, before anything runs, how many tokens tell the answer words of each language, and where they tell little."""
+    from glotlift.explanation.token_sets import coverage_frame, coverage_lines, coverage_warnings
+
+    coverage = coverage_frame(loaded.tokenizer, english, own)
+    for line in (*coverage_lines(coverage), *coverage_warnings(coverage)):
+        log.info("%s", line)
 
 
 def _english_words(task: Task, language: str) -> dict[str, str]:
@@ -98,16 +190,24 @@ def _english_words(task: Task, language: str) -> dict[str, str]:
 
 
 def _fingerprint(run: OpenRun) -> str:
-    from glotlift.models.load import digest
+    from glotlift.models.fingerprints import digest, file_digest
 
-    return digest(EVALUATE.fingerprint(run), run.recipe.explain.model_dump(mode="json"))
+    settings = run.recipe.explain
+    lens = file_digest(Path(settings.tuned_lens) / "params.pt") if settings.tuned_lens else None
+    return digest(EVALUATE.fingerprint(run), settings.model_dump(mode="json"), lens)
 
 
 def _do(run: OpenRun) -> None:
-    test_set = explained(run.recipe, run.test_sets)
-    _explain(run.loaded, test_set, run.path, run.evaluation.token_budget, run.recipe.seed)
+    test_set, settings = explained(run.recipe, run.test_sets), run.recipe.explain
+    _explain(run.loaded, test_set, run.path, run.evaluation.token_budget, run.recipe.seed, settings.what, settings)
 
 
 EXPLAIN = Stage(
-    "explain", "glotlift run", inputs=(TRAIN,), outputs=("lens", "geometry"), fingerprint=_fingerprint, do=_do
+    "explain",
+    "glotlift run",
+    inputs=(TRAIN,),
+    outputs=tuple(folder_of(kind) for kind in KINDS),
+    fingerprint=_fingerprint,
+    do=_do,
+    asked=lambda run: [folder_of(kind) for kind in run.recipe.explain.what],
 )

@@ -97,11 +97,12 @@ class Stage:
         name: what the manifest calls it.
         command: what a person calls to have it done, named where its outputs are missed.
         inputs: stages whose outputs it reads.
-        outputs: paths in the run folder that are there when it is done.
+        outputs: paths in the run folder that are there when it is done, at the most.
         fingerprint: function of the run -> digest of all that its outputs depend on.
         do: function of the run that writes the outputs; returns notes for the manifest.
         is_shared: whether all processes of a job do it together; else the first does it and the others wait.
         needless: function of the run -> whether there is nothing to do.
+        asked: function of the run -> those of the outputs that this run asks for; None for all.
         tidy: function of the run that removes what is not needed any more once the stage is recorded as done.
     """
 
@@ -114,10 +115,12 @@ class Stage:
     is_shared: bool = False
     needless: Callable[[OpenRun], bool] = lambda _run: False
     tidy: Callable[[OpenRun], None] = lambda _run: None
+    asked: Callable[[OpenRun], Sequence[str]] | None = None
 
     def missing(self, run: OpenRun) -> str | None:
         """Return the first of its outputs that is not there."""
-        return next((path for path in self.outputs if not (run.path / path).exists()), None)
+        asked = self.outputs if self.asked is None else self.asked(run)
+        return next((path for path in asked if not (run.path / path).exists()), None)
 
 
 def walk(run: OpenRun, *stages: Stage) -> None:
