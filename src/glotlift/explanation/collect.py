@@ -82,7 +82,7 @@ def explain(subject: Subject, kinds: Sequence[str], *, n_permutations: int = N_P
         pooled = PooledStates(target / "states" / variant / f"{language}.safetensors")
         states.setdefault(variant, {})[language] = pooled
         lens = LensPass(subject, variant, language, questions, sets, translators) if "lens" in kinds else None
-        of_states = digest(_identity(loaded, variant, language, questions))
+        of_states = digest(identity(loaded, variant, language, questions))
         wants_states = "geometry" in kinds and pooled.metadata.get("fingerprint") != of_states
         if not wants_states and (lens is None or lens.is_written):
             subject.progress(len(questions.rows))
@@ -107,7 +107,8 @@ def explain(subject: Subject, kinds: Sequence[str], *, n_permutations: int = N_P
         write_geometry(target, states, seed=subject.seed, n_permutations=n_permutations)
 
 
-def _identity(loaded: LoadedModel, variant: str, language: str, questions: Questions) -> list[Any]:
+def identity(loaded: LoadedModel, variant: str, language: str, questions: Questions) -> list[Any]:
+    """Return what the states of questions depend on."""
     rows = [(row.prompt, row.span) for row in questions.rows]
     by_language = [language] if loaded.steering is not None and variant == "tuned" else []
     return [loaded.variant_fingerprint(variant), rows, [item.id for item in questions.items], *by_language]

@@ -16,7 +16,7 @@ from glotlift.languages import resolve
 from glotlift.models.settings import ModelSettings
 from glotlift.schema import Frozen
 
-KINDS = {"lens": "collect", "geometry": "collect"}
+KINDS = {"lens": "collect", "geometry": "collect", "patching": "causes", "switch-off": "causes"}
 """Kind of explanation -> module of `glotlift.explanation` that writes it."""
 
 

@@ -170,7 +170,9 @@ def _explain(
     if "lens" in kinds:
         _say_coverage(loaded, english, own)
     options = LensOptions(**{name: getattr(lens, name) for name in LensSettings.model_fields})
-    total = len(looked_into(loaded)) * sum(len(each.rows) for each in prompts.values())
+    passes = len({"lens", "geometry"} & set(kinds)) > 0, "patching" in kinds
+    rounds = sum(passes) * len(looked_into(loaded)) + ("switch-off" in kinds)
+    total = rounds * sum(len(each.rows) for each in prompts.values())
     with track(f"explain {test_set.key}", total, "items") as advance:
         subject = Subject(loaded, prompts, folder, test_set.key, english, own, seed, token_budget, advance, options)
         explain_kinds(subject, kinds)
