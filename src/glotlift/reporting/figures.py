@@ -12,6 +12,7 @@ from typing import Any
 
 from glotlift.names import safe_name
 from glotlift.reporting.across import grids, members, spreads
+from glotlift.reporting.cause_charts import patching_chart, switch_off_chart
 from glotlift.reporting.charts import accuracy_chart, balance_chart, loss_chart, parts_chart, spread_chart
 from glotlift.reporting.heatmaps import consistency_chart, grid_chart
 from glotlift.reporting.inside import correlation_chart, entropy_chart, lens_chart, pca_chart
@@ -97,6 +98,16 @@ _CORRELATION = (
     "solid line has length taken out. Inside the grey band, pairing the items at random does as well, so nothing is "
     "to be concluded. The sign of a principal component carries no meaning."
 )
+_PATCHING = (
+    "The English state of a layer is put into the same question in another language. What its own item's state repairs "
+    "and another item's does not, the model knows in English and loses before that layer: room that tuning could fill. "
+    "Where both repair alike, the form of an English prompt does it, and nothing is known of the item."
+)
+_SWITCH_OFF = (
+    "The adapter is on or off a layer at a time. Where the blue curve rises, that layer brings the change given "
+    "those before it; where the orange one falls, given those behind it. A grey curve near zero means that the other "
+    "layers make up for a missing one, not that it does nothing."
+)
 _LOSS = (
     "Loss on the target tokens of the question pairs. It shows that the model learns to translate questions. It does "
     "not show that it answers them better: no answer is in the training data, and only results on the task test that."
@@ -149,6 +160,12 @@ def figures(run: RunFiles) -> Iterator[Figure]:
         alt = f"Correlation of the first principal component with {pivot} over the layers, a panel a language"
         caption = _CORRELATION.format(pivot=pivot)
         yield _figure("pc1", "inside", key, alt, caption, correlation_chart(frame, key))
+    for key, frame in run.patching.items():
+        alt = f"Share of wrong answers on {key} that English states repair, by layer"
+        yield _figure("patching", "inside", key, alt, _PATCHING, patching_chart(frame, key))
+    for key, frame in run.switch_off.items():
+        alt = f"Change on {key} with the adapter on or off in some layers, by layer"
+        yield _figure("switch-off", "inside", key, alt, _SWITCH_OFF, switch_off_chart(frame, key))
     if any("loss" in entry and "step" in entry for entry in run.history.get("log", ())):
         svg = to_svg(loss_chart(run.history), "Loss over the optimizer steps")
         yield Figure("loss", "training", "", "Loss over the optimizer steps", _LOSS, svg)

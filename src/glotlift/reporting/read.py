@@ -27,6 +27,10 @@ MEASURES = ("english_mass", "own_mass", "shared_mass", "entropy_bits")
 _EXPLAINED = ("variant",), ("layer", "pc1", "pc2")
 _PCA = ("variant", "language", "id"), ("layer", "pc1", "pc2")
 _CORRELATION = ("variant", "language"), ("layer", "r", "r_partial", "null_low", "null_high")
+_PATCHING = (
+    ("variant", "language", "site", "source", "calibration", "measure"), ("layer", "value", "low", "high", "n")
+)  # fmt: skip
+_SWITCH_OFF = ("language", "group", "mode", "measure"), ("layer", "change", "low", "high", "n")
 """Of a file of geometry: columns of texts, columns of numbers."""
 
 
@@ -47,6 +51,8 @@ class RunFiles:
         pca: task key -> one row a variant, layer, language and item: `pc1`, `pc2`.
         explained: task key -> one row a variant and layer: share of the variance that `pc1` and `pc2` hold.
         correlation: task key -> one row a variant, layer and language, with the `pivot` it is held against.
+        patching: task key -> one row a share that English states repair or break, see docs/explain.md.
+        switch_off: task key -> one row a configuration of the adapter and measure, likewise.
     """
 
     path: Path
@@ -61,6 +67,8 @@ class RunFiles:
     pca: dict[str, pd.DataFrame]
     explained: dict[str, pd.DataFrame]
     correlation: dict[str, pd.DataFrame]
+    patching: dict[str, pd.DataFrame]
+    switch_off: dict[str, pd.DataFrame]
 
     @property
     def name(self) -> str:
@@ -135,6 +143,8 @@ def read_run(path: Path, *, with_frames: bool = True) -> RunFiles:
         pca=_read_geometry(geometry, "pca.parquet", *_PCA),
         explained=_read_geometry(geometry, "explained.parquet", *_EXPLAINED),
         correlation=_read_geometry(geometry, "correlation.parquet", *_CORRELATION),
+        patching=_read_geometry(path / "patching" if with_frames else None, "summary.parquet", *_PATCHING),
+        switch_off=_read_geometry(path / "switch_off" if with_frames else None, "summary.parquet", *_SWITCH_OFF),
     )
 
 

@@ -1,0 +1,79 @@
+"""The charts of where an answer is lost and where a change comes from, in Altair.
+
+Enters: summaries of patching and switch-off, see `glotlift.reporting.read`. Leaves: a chart over the layers, mean over
+the languages beside English.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from glotlift.reporting.theme import MUTED, VARIANTS, finished, panel_title
+
+_SITES = {"last": "State at the answer", "question": "States of the question"}
+_SOURCES = {"same": "its own item's English state", "other": "another item's (control)"}
+_MODES = {"up_to": "on up to the layer", "from": "on from the layer", "without": "off in the layer only"}
+_MEASURES = {"auroc": "AUROC", "accuracy_calibrated": "Accuracy, calibrated"}
+
+
+def patching_chart(frame: pd.DataFrame, task_key: str) -> Any:
+    """Return the share of wrong answers that English states repair, by layer: a panel a site, a row a variant."""
+    of_all = _of_all(frame)
+    here = of_all.loc[
+        (of_all["measure"] == "repaired") & (of_all["calibration"] == "batch") & of_all["source"].isin(list(_SOURCES))
+    ].replace({"source": _SOURCES})
+    scale = alt.Scale(domain=list(_SOURCES.values()), range=[VARIANTS["tuned"], MUTED])
+    color = alt.Color("source:N", scale=scale, legend=alt.Legend(title=None, orient="top", symbolType="stroke"))
+    rows = []
+    for variant in (each for each in VARIANTS if each in set(here["variant"])):
+        panels = []
+        for site, title in _SITES.items():
+            part = here.loc[(here["variant"] == variant) & (here["site"] == site)]
+            if len(part):
+                panels.append(_over_layers(part, color, "Share repaired", [0, 1], panel_title(title, variant)))
+        rows.append(alt.hconcat(*panels, spacing=18))
+    return finished(
+        alt.vconcat(*rows, spacing=16),
+        f"Wrong answers on {task_key} that an English state repairs",
+        "By layer, mean over the languages beside English, preferences for a label taken off; bands: 95 % intervals",
+    )
+
+
+def switch_off_chart(frame: pd.DataFrame, task_key: str) -> Any:
+    """Return what an adapter's layers bring: a panel a measure, a line a way of switching layers off."""
+    of_all = _of_all(frame)
+    here = of_all.loc[(of_all["group"] == "all") & of_all["mode"].isin(list(_MODES))].replace({"mode": _MODES})
+    scale = alt.Scale(domain=list(_MODES.values()), range=[VARIANTS["tuned"], VARIANTS["base"], MUTED])
+    color = alt.Color("mode:N", scale=scale, legend=alt.Legend(title=None, orient="top", symbolType="stroke"))
+    panels = [
+        _over_layers(part.dropna(subset=["change"]).assign(value=part["change"]), color, "Change", None,
+                     panel_title(title))
+        for measure, title in _MEASURES.items() if len(part := here.loc[here["measure"] == measure])
+    ]  # fmt: skip
+    return finished(
+        alt.hconcat(*panels, spacing=18),
+        f"Which layers of the adapter carry its change on {task_key}",
+        "Blue and orange against the base, grey against the tuned model; mean over the languages beside English",
+    )
+
+
+def _of_all(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of all languages together; of a single one, where there is no other."""
+    together = frame.loc[frame["language"] == "all"]
+    return together if len(together) else frame.loc[frame["language"] != "en"]
+
+
+def _over_layers(frame: pd.DataFrame, color: alt.Color, title: str, domain: list[float] | None, head: Any) -> Any:
+    scale = alt.Scale(domain=domain, nice=False) if domain else alt.Scale(zero=True)
+
+    def y(field: str) -> alt.Y:
+        return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5, domain=False))
+
+    x = alt.X("layer:Q", title="Layer", axis=alt.Axis(grid=False, tickMinStep=1))
+    chart = alt.Chart(frame)
+    band = chart.mark_area(opacity=0.15).encode(x=x, y=y("low"), y2="high:Q", color=color)
+    line = chart.mark_line(strokeWidth=1.9).encode(x=x, y=y("value"), color=color)
+    return alt.layer(band, line).properties(title=head, width=380, height=150)
