@@ -1,0 +1,65 @@
+"""Charts of patching and switch-off: what they show of a summary, and that a report has them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from glotlift.reporting.cause_charts import patching_chart, switch_off_chart
+from glotlift.reporting.figures import figures
+from glotlift.reporting.read import read_run
+
+
+def patching():
+    rows = [
+        {"variant": variant, "language": code, "site": site, "source": source, "layer": layer,
+         "calibration": calibration, "measure": measure, "value": 0.1 * layer + 0.05 * (source == "same") + 0.5 * (code == "de"), "low": 0.0,
+         "high": 1.0, "n": 9}
+        for variant in ("base", "tuned") for code in ("de", "th", "all") for site in ("last", "question")
+        for source in ("same", "other", "difference") for layer in range(4) for calibration in ("none", "batch")
+        for measure in ("repaired", "broken")
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def switch_off():
+    rows = [
+        {"language": code, "group": group, "mode": mode, "layer": layer, "measure": measure, "value": 0.7,
+         "reference": "base", "change": 0.01 * layer, "low": -0.1, "high": 0.1, "n": 9}
+        for code in ("de", "all") for group in ("all", "mlp") for mode in ("without", "up_to", "from", "base")
+        for layer in range(1, 4) for measure in ("auroc", "accuracy", "accuracy_calibrated")
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def shown(chart):
+    return pd.concat([pd.DataFrame(rows) for rows in chart.to_dict()["datasets"].values()], ignore_index=True)
+
+
+def test_patching_shows_the_repaired_share_of_all_languages_beside_its_control():
+    chart = shown(patching_chart(patching(), "sentiment"))
+    assert set(chart["language"]) == {"all"} and set(chart["measure"]) == {"repaired"}
+    assert set(chart["calibration"]) == {"batch"} and len(chart["source"].unique()) == 2
+    assert len(chart.drop_duplicates()) == 2 * 2 * 2 * 4
+
+
+def test_one_language_stands_for_itself():
+    alone = patching().query("language == 'de'")
+    assert set(shown(patching_chart(alone, "sentiment"))["language"]) == {"de"}
+
+
+def test_switch_off_shows_changes_of_the_whole_layer():
+    chart = shown(switch_off_chart(switch_off(), "sentiment"))
+    assert set(chart["measure"]) == {"auroc", "accuracy_calibrated"} and set(chart["group"]) == {"all"}
+    assert len(chart["mode"].unique()) == 3
+    assert np.allclose(chart["value"], chart["change"])
+
+
+def test_a_report_has_them_where_a_run_has_the_files(make_run):
+    path = make_run()
+    for part, frame in (("patching", patching()), ("switch_off", switch_off())):
+        folder = path / part / "sentiment"
+        folder.mkdir(parents=True)
+        frame.to_parquet(folder / "summary.parquet")
+    names = [figure.name for figure in figures(read_run(path))]
+    assert {"patching-sentiment", "switch-off-sentiment"} <= set(names)
