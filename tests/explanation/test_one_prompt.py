@@ -22,7 +22,7 @@ def test_every_layer_and_token_is_that_of_the_plain_loop(loud):
         p = plain(loaded, tokens[: position + 1])
         assert rows["layer"].tolist() == [0, 1, 2, 3]
         assert set(rows["token"]) == {readable(loaded.tokenizer, tokens[position])}
-        assert rows["base_token"].tolist() == [readable(loaded.tokenizer, token) for token in p.argmax(1)]
+        assert rows["base_token"].tolist() == [readable(loaded.tokenizer, token) for token in p.argmax(1).tolist()]
         np.testing.assert_allclose(rows["base_probability"], p.max(1), rtol=2e-3)
 
 
@@ -35,7 +35,7 @@ def test_the_difference_is_that_of_the_tuned_models_token(adapted):
         with adapted.as_variant(variant) as model, torch.inference_mode():
             found[variant] = model(input_ids=torch.tensor([tokens])).logits[0, -1].softmax(-1).numpy()
     last = frame[(frame["layer"] == 3) & (frame["position"] == len(tokens) - 1)].iloc[0]
-    said = found["tuned"].argmax()
+    said = int(found["tuned"].argmax())
     assert last["tuned_token"] == readable(adapted.tokenizer, said)
     assert last["tuned_probability"] == pytest.approx(found["tuned"][said], rel=2e-3)
     assert last["change"] == pytest.approx(found["tuned"][said] - found["base"][said], rel=1e-2, abs=1e-4)

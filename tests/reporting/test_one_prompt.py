@@ -5,7 +5,7 @@ import io
 import pandas as pd
 from rich.console import Console
 
-from glotlift.reporting.one_prompt import grids, lens_grids, training_table, visible, write_lens_page
+from glotlift.reporting.one_prompt import grids, lens_grids, training_tables, visible, write_lens_page
 
 FRAME = pd.DataFrame(
     {
@@ -60,5 +60,5 @@ def test_the_page_escapes_tokens_and_fetches_nothing(tmp_path):
 
 def test_the_table_of_training_shows_both_lenses():
     frame = pd.DataFrame({"layer": [0, 1], "kl_bits_plain": [9.0, 2.0], "kl_bits_tuned": [3.25, 1.0], "n": [5, 5]})
-    text = printed([training_table(frame)])
+    text = printed(training_tables(frame))
     assert "mean of 5 held-out positions" in text and "3.25" in text

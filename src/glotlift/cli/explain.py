@@ -89,9 +89,9 @@ def explain_tuned_lens(
 ) -> None:
     """Train a tuned lens on unlabelled text: early layers can be read by it, as by the plain lens they cannot."""
     from glotlift.explanation.settings import LensTraining
-    from glotlift.reporting.one_prompt import training_table
+    from glotlift.reporting.one_prompt import training_tables
     from glotlift.stages.explain import train_tuned_lens
 
     found = train_tuned_lens(settings_of(LensTraining, context), output_path=output_path)
-    print_paragraphs(console(), [training_table(found)])
+    print_paragraphs(console(), training_tables(found))
     typer.echo(output_path)

@@ -46,7 +46,8 @@ def read_lens(folder: Path, *, lens: str = "lens") -> pd.DataFrame:
         frame, about = read_parquet(path)
         for place, name in enumerate(("variant", "task", "language")):
             frame.insert(place, name, about[name])
-        parts.append(frame)
+        if len(frame):
+            parts.append(frame)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
@@ -152,12 +153,12 @@ def pivot_summary(folder: Path, *, lens: str = "lens", floor: float = FLOOR, see
 def _draws(english: np.ndarray, own: np.ndarray, floor: float, seed: int) -> dict[str, Any]:
     """Return the measures of a language and variant: the value, then its values in the resamples."""
     n_items = len(english)
-    weights = resamples(n_items, seed) / n_items
+    counts = resamples(n_items, seed)
     is_pivot, at = pivots(english, own, floor=floor), crossover(english, own, floor=floor)
     shares = np.stack([np.nan_to_num(is_pivot), np.isfinite(at)])
-    of_mean = crossover(*(np.concatenate([c.mean(0)[None], weights @ c]) for c in (english, own)),
+    of_mean = crossover(*(np.concatenate([c.mean(0)[None], counts @ c / n_items]) for c in (english, own)),
                         floor=floor)  # fmt: skip
-    drawn = np.concatenate([shares.mean(1)[None], weights @ shares.T]).T
+    drawn = np.concatenate([shares.mean(1)[None], counts @ shares.T / n_items]).T
     if not own.any():
         drawn, of_mean = np.full_like(drawn, np.nan), np.full_like(of_mean, np.nan)
     values = {"pivot_share": drawn[0], "crossover_share": drawn[1], "crossover_layer": of_mean}

@@ -91,7 +91,9 @@ def paper_frame(
         masses = [here[:, [column[token] for token in found]].sum(1) for found in counted]
         columns = dict(zip(QUANTITIES, (*masses, entropy_bits[index, 1:]), strict=True))
         parts.append(pd.DataFrame({"id": ids[index], "layer": np.arange(1, len(here) + 1), **columns}))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["id", "layer", *QUANTITIES])
+    if not parts:
+        parts = [pd.DataFrame({"id": [], "layer": np.array([], int), **{name: np.array([]) for name in QUANTITIES}})]
+    return pd.concat(parts, ignore_index=True)
 
 
 def summarise_paper_lens(folder: Path) -> pd.DataFrame:

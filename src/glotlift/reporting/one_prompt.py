@@ -120,16 +120,16 @@ def write_lens_page(path: Path, frame: pd.DataFrame, text: str, model: str, adap
     write_text(path, page.render(grids=list(grids(frame)), text=text, model=model, adapter=adapter))
 
 
-def training_table(frame: pd.DataFrame) -> Table:
-    """Return how far each layer's reading is from the last layer's, plain and tuned, as a table of the terminal.
+def training_tables(frame: pd.DataFrame) -> list[str | Table]:
+    """Return how far each layer's reading is from the last layer's, plain and tuned, for the terminal.
 
     Args:
         frame: of `glotlift.explanation.tuned_lens.fit_tuned_lens`.
     """
     title = f"KL(last layer || layer) in bits, mean of {frame['n'].iloc[0]} held-out positions"
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for name in ("layer", "plain lens", "tuned lens"):
         table.add_column(name, justify="right")
     for layer, plain, tuned in zip(frame["layer"], frame["kl_bits_plain"], frame["kl_bits_tuned"], strict=True):
         table.add_row(str(layer), f"{plain:.2f}", f"{tuned:.2f}")
-    return table
+    return [title, table]
