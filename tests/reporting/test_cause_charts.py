@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 
@@ -11,15 +13,14 @@ from glotlift.reporting.read import read_run
 
 
 def patching():
-    rows = [
-        {"variant": variant, "language": code, "site": site, "source": source, "layer": layer,
-         "calibration": calibration, "measure": measure, "value": 0.1 * layer + 0.05 * (source == "same") + 0.5 * (code == "de"), "low": 0.0,
-         "high": 1.0, "n": 9}
-        for variant in ("base", "tuned") for code in ("de", "th", "all") for site in ("last", "question")
-        for source in ("same", "other", "difference") for layer in range(4) for calibration in ("none", "batch")
-        for measure in ("repaired", "broken")
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
+    keys = product(
+        ("base", "tuned"), ("de", "th", "all"), ("last", "question"), ("same", "other", "difference"), range(4),
+        ("none", "batch"), ("repaired", "broken"),
+    )  # fmt: skip
+    names = ("variant", "language", "site", "source", "layer", "calibration", "measure")
+    frame = pd.DataFrame(list(keys), columns=list(names)).assign(low=0.0, high=1.0, n=9)
+    frame["value"] = 0.1 * frame["layer"] + 0.05 * (frame["source"] == "same") + 0.5 * (frame["language"] == "de")
+    return frame
 
 
 def switch_off():
