@@ -17,6 +17,7 @@ _SITES = {"last": "State at the answer", "question": "States of the question"}
 _SOURCES = {"same": "its own item's English state", "other": "another item's (control)"}
 _MODES = {"up_to": "on up to the layer", "from": "on from the layer", "without": "off in the layer only"}
 _MEASURES = {"auroc": "AUROC", "accuracy_calibrated": "Accuracy, calibrated"}
+_LEGEND = alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeWidth=3, symbolOpacity=1)
 
 
 def patching_chart(frame: pd.DataFrame, task_key: str) -> Any:
@@ -26,7 +27,7 @@ def patching_chart(frame: pd.DataFrame, task_key: str) -> Any:
         (of_all["measure"] == "repaired") & (of_all["calibration"] == "batch") & of_all["source"].isin(list(_SOURCES))
     ].replace({"source": _SOURCES})
     scale = alt.Scale(domain=list(_SOURCES.values()), range=[VARIANTS["tuned"], MUTED])
-    color = alt.Color("source:N", scale=scale, legend=alt.Legend(title=None, orient="top", symbolType="stroke"))
+    color = alt.Color("source:N", scale=scale, legend=_LEGEND)
     rows = []
     for variant in (each for each in VARIANTS if each in set(here["variant"])):
         panels = []
@@ -47,7 +48,7 @@ def switch_off_chart(frame: pd.DataFrame, task_key: str) -> Any:
     of_all = _of_all(frame)
     here = of_all.loc[(of_all["group"] == "all") & of_all["mode"].isin(list(_MODES))].replace({"mode": _MODES})
     scale = alt.Scale(domain=list(_MODES.values()), range=[VARIANTS["tuned"], VARIANTS["base"], MUTED])
-    color = alt.Color("mode:N", scale=scale, legend=alt.Legend(title=None, orient="top", symbolType="stroke"))
+    color = alt.Color("mode:N", scale=scale, legend=_LEGEND)
     panels = [
         _over_layers(part.dropna(subset=["change"]).assign(value=part["change"]), color, "Change", None,
                      panel_title(title))
