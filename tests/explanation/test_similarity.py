@@ -149,3 +149,11 @@ def test_what_is_undefined_is_nan(states):
         assert np.isnan(of.value).tolist() == [True, False, True], name
         assert np.isnan(of.draws[:, 0]).all() and np.isnan(of.null[:, 0]).all(), name
     assert unit(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist() == [[0.6, 0.8], [0.0, 0.0]]
+
+
+def test_of_two_items_that_are_the_same_none_is_found(states):
+    states = np.stack([states[0], states[0]])
+    states[:, 3] = states[:, 7]
+    found = measure(states, [(0, 1)])
+    for name in SIMILARITIES[1:]:
+        assert found[name].value[0] == pytest.approx(12 / 14), name
