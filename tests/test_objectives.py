@@ -261,3 +261,10 @@ def test_labels_whose_first_tokens_agree_are_taught_over_the_trie(recipe, tmp_pa
     made = recipe(source, data={"task": str(tmp_path / "two.yaml")}, objective="consistency", answers="own")
     history = json.loads((train(made, tmp_path / "run") / "history.json").read_text())
     assert history["log"][0]["loss"] > 0 and history["parts"]["consistency"]["rows_seen"]
+
+
+def test_a_folder_called_sample_is_not_taken_for_the_bundled_one(recipe, tmp_path, monkeypatch):
+    (tmp_path / "sample").mkdir()
+    monkeypatch.chdir(tmp_path)
+    folder = train(recipe("sample", data={"languages": ["de"], "limit": 10}, objective="readout"), tmp_path / "run")
+    assert (folder / "readout.safetensors").is_file()

@@ -68,7 +68,7 @@ def parallel_questions(recipe: Recipe) -> str:
     if settings.direction != "to-english":
         got = f"got data.direction {settings.direction} for train.objective {objective}"
         raise RecipeError(f"{got}, expected to-english: what the model says in English is what it learns")
-    if Path(settings.source).is_dir():
+    if settings.source != "sample" and Path(settings.source).is_dir():
         got = f"{settings.source}: got a folder of finished pairs for train.objective {objective}"
         raise DataError(f"{got}, expected files with the task's fields, as questions_{{lang}}.jsonl")
     task = load_task(settings.task)

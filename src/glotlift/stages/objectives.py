@@ -139,7 +139,8 @@ def ask(run: OpenRun, loaded: LoadedModel, validation: Sequence[QuestionPair]) -
         split = _sentence_rows(questions if settings.sentences else {"en": questions["en"]})
         is_enough = set(settings.objective) == {"readout"} and settings.teacher != "ensemble"
         codes = ["en"] if is_enough and settings.control != "own-language-teacher" else list(split)
-        sentences = _ask(run, loaded, split, codes, ".sentences") if split["en"] else None
+        is_several = len({row.question for row in split["en"]}) > 1
+        sentences = _ask(run, loaded, split, codes, ".sentences") if is_several else None
     held_out = frozenset(pair.id.split(":", 1)[1] for pair in validation)
     return AskedRun(_ask(run, loaded, whole, list(whole), ""), sentences, held_out)
 

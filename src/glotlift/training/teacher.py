@@ -86,8 +86,8 @@ def teacher_targets(
     own = {
         code: centred(np.asarray(each.scores, dtype=float)) for code, each in answers.items() if each.scores is not None
     }
-    if len(set(english.questions)) < 2:
-        raise DataError(f"got {len(own['en'])} question to teach consistency with, expected at least 2")
+    if (n := len(set(english.questions))) < 2:
+        raise DataError(f"got {n} question to teach consistency with, expected at least 2")
     taught = _without_mean(own["en"])
     if teacher == "ensemble":
         taught = _ensemble(answers, own, ("en", *languages))
