@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from glotlift.cli.flags import Adapter, Device, Dtype, Languages, Limit, Model, Seed, Source, given, settings_of
+from glotlift.cli.flags import Adapter, Device, Dtype, Languages, Model, Seed, Source, given, settings_of
 from glotlift.cli.output import console, print_paragraphs
 
 app = typer.Typer(invoke_without_command=True)
@@ -24,7 +24,7 @@ def explain(
     languages: Languages = None,
     source: Source = None,
     answers: Annotated[str | None, given("--answers", "Answer words of the demonstrations.", "own")] = None,
-    limit: Limit = None,
+    limit: Annotated[int | None, given("--limit", "Items a language.", "100")] = None,
     what: Annotated[str | None, given("--what", "Kinds of explanation, by commas.", "lens,geometry")] = None,
     sequences: Annotated[bool | None, given("--sequences", "Read whole answer words on every layer, too.")] = None,
     components: Annotated[bool | None, given("--components", "Read what attention and MLP add, too.")] = None,
