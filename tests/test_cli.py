@@ -682,3 +682,49 @@ def test_gold_and_columns_are_flags(cli, evaluate, refused, tmp_path):
         "evaluate: --gold-map: got '5', expected pairs such as text=review,label=stars"
     ).removeprefix("evaluate: ")
     assert refused(*asked, "--columns", "text=a,text=b").endswith("got 'text' twice, expected it once")
+
+
+# --- inside a model
+
+
+def test_one_prompt_is_shown_layer_by_layer_and_written_as_a_page(cli, tiny_folder, tmp_path):
+    shown = cli(
+        "explain",
+        "lens",
+        "--model",
+        tiny_folder,
+        "--text",
+        "Works well",
+        "--tokens",
+        "2",
+        "--html",
+        tmp_path / "x.html",
+    )
+    assert shown.code == 0, shown.err
+    assert [line.split()[0] for line in shown.out.splitlines() if line[:5].strip().isdigit()] == ["3", "2", "1", "0"]
+    assert "<table" in (tmp_path / "x.html").read_text(encoding="utf-8")
+    assert cli("explain", "lens", "--model", tiny_folder).code == 2
+
+
+def test_a_tuned_lens_is_trained_saved_and_read_beside_the_plain_one(cli, tiny_folder, tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(f"It works well, day {k} of many." for k in range(40)), encoding="utf-8")
+    trained = cli(
+        "explain", "tuned-lens", "--model", tiny_folder, "--texts", texts, "--steps", "3", "-o", tmp_path / "lens"
+    )
+    assert trained.code == 0, trained.err
+    assert "held-out positions" in trained.out and (tmp_path / "lens" / "params.pt").is_file()
+    asked = ("--model", tiny_folder, "--languages", "en,de", "--data", "sample", "--limit", "2", "-o", tmp_path / "out")
+    done = cli("explain", *asked, "--what", "lens", "--tuned-lens", tmp_path / "lens", "--paper")
+    assert done.code == 0, done.err
+    found = {path.parts[-4] for path in (tmp_path / "out").glob("*/*/*/*.parquet")}
+    assert found == {"lens", "tuned_lens", "paper_lens"}
+    assert "en, tokens that begin positive + negative: " in done.err  # before the run
+    assert "paper lens, de: 0 of 2 items kept" in done.err
+
+
+def test_what_cannot_be_explained_is_said_in_a_sentence(cli, tmp_path):
+    wrong = cli("explain", "--what", "lens,pixies", "-o", tmp_path)
+    assert wrong.code == 2 and "--what: got 'pixies', expected lens, geometry, patching or switch-off" in wrong.err
+    missing = cli("explain", "tuned-lens", "--texts", tmp_path / "none.txt", "-o", tmp_path)
+    assert missing.code == 2 and "none.txt: cannot be read as text" in missing.err
