@@ -98,6 +98,8 @@ def test_a_readout_goes_through_a_whole_run(recipe, tmp_path, monkeypatch):
 def test_a_readout_of_another_ones_teacher_leaves_the_answers_of_the_base(recipe, tmp_path, caplog):
     folder = run(recipe(objective="readout", control="constant-teacher"), tmp_path / "run")
     assert "it gets no weight, and the tuned model answers as the base does" in caplog.text
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "so it has no weight: the tuned model answers as the base does." in card
     frames = [
         pd.read_parquet(folder / "predictions" / variant / "sentiment" / "fr.parquet") for variant in ("base", "tuned")
     ]

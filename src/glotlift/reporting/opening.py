@@ -48,7 +48,7 @@ class Opening:
 
 def opening(run: RunFiles) -> Opening:
     """Return the first paragraph of a run, and its verdict."""
-    sentences = [_done(run), *_results(run), *_cautions(run)]
+    sentences = [_done(run), _without_weight(run), *_results(run), *_cautions(run)]
     return Opening(" ".join(filter(None, sentences)), verdict(run))
 
 
@@ -104,6 +104,16 @@ def _done(run: RunFiles) -> str:
     if "tuned" not in run.scores.get("variants", ()) or not tested:
         return f"{done}; it was not evaluated, so what tuning changed is not known."
     return f"{done}, and evaluated before and after on {tested}."
+
+
+def _without_weight(run: RunFiles) -> str:
+    """Return what explains that nothing changes, where a readout was found and is not used."""
+    if (run.history.get("readout") or {}).get("is_used", True):
+        return ""
+    return (
+        "The readout agreed with what the model says in English no better than the model itself did, so it has no "
+        "weight: the tuned model answers as the base does."
+    )
 
 
 def _tested(tasks: Mapping[str, Any]) -> str:

@@ -208,6 +208,10 @@ class _LogEntry(_Shape):
     step: Count = 0
 
 
+class _Fitted(_Shape):
+    is_used: bool = True
+
+
 class _History(_Shape):
     log: list[_LogEntry] = []
     validation_loss: dict[Name, float] | None = None
@@ -218,6 +222,7 @@ class _History(_Shape):
     target_tokens: Count = 0
     objective: dict[str, float] | None = None
     control: str | None = None
+    readout: _Fitted | None = None
 
 
 class _Certificate(_Shape):
