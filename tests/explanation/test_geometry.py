@@ -280,6 +280,14 @@ def test_an_interval_is_exact_where_no_item_varies():
     assert [low, high] == pytest.approx([-(1 - 0.025 ** (1 / 6)), 1 - 0.025 ** (1 / 6)])
 
 
+def test_undefined_draws_are_beyond_both_ends():
+    draws = np.stack([np.arange(1000.0)] * 2, 1)
+    draws[:10, 0], draws[:40, 1] = np.nan, np.nan
+    low, high = interval(draws)
+    assert [low[0], high[0]] == pytest.approx([10 + 14, 999 - 14], abs=1)
+    assert np.isnan([low[1], high[1]]).all()
+
+
 def test_p_counts_both_sides_and_itself():
     null = np.array([[0.1, 0.5], [-0.4, 0.2], [np.nan, 0.1]])
     assert null_share(np.array([0.3, np.nan]), null)[0] == 2 / 3

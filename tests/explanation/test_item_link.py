@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -62,6 +64,23 @@ def test_a_link_is_found_and_its_interval_holds_it(random):
     assert found["p"] < 0.001
     against = item_link(*frames(*made(random, link=-1.0))).set_index("language").loc["all"]
     assert against["high"] < 0 and against["p"] < 0.001
+
+
+def test_p_is_the_share_of_all_signs_of_what_items_add():
+    random = np.random.default_rng(4)
+    tuned = random.random((12, 2)) < 0.25
+    values = random.normal(size=(12, 2)) + 1.5 * tuned
+    base = random.random((12, 2)) < 0.2
+    scores = np.zeros(12)
+    for place in (0, 1):
+        wrong = ~base[:, place]
+        flips, moves = tuned[wrong, place].astype(float), values[wrong, place]
+        scores[wrong] += (flips - flips.mean()) * (moves - moves.mean())
+    sums = np.array(list(product((-1, 1), repeat=12))) @ scores
+    expected = (np.abs(sums) >= abs(scores.sum()) - 1e-12).mean()
+    never = np.ones((12, 1), bool)  # a third language in which base has all right
+    found = item_link(*frames(*(np.hstack([table, never]) for table in (values, base, tuned))))
+    assert found.set_index("language").loc["all", "p"] == pytest.approx(expected, abs=0.01)
 
 
 def test_items_and_their_translations_count_once(random):

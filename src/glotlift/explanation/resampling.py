@@ -40,10 +40,10 @@ def item_orders(n_items: int, n_permutations: int, seed: int) -> np.ndarray:
 
 
 def interval(draws: np.ndarray, *, ends: tuple[float, float] | None = None, n_items: int = 0) -> np.ndarray:
-    """Return the ends of the central 95 % of the draws, NaN where a draw is undefined.
+    """Return the ends of the central 95 % of the draws.
 
     Args:
-        draws: *Shape:* (draws, ...).
+        draws: an undefined one (NaN) counts as beyond both ends. *Shape:* (draws, ...).
         ends: of a share, or of a difference of shares: the least and the most that the value of an item can be. Where
             no item varies, the bootstrap has no width and says nothing of the items that were not drawn; the exact
             bound takes its place: at least a share 0.025^(1/n) of all items has the value that all of n items have
@@ -51,10 +51,15 @@ def interval(draws: np.ndarray, *, ends: tuple[float, float] | None = None, n_it
         n_items: that were drawn, with `ends`.
 
     Returns:
-        Low and high. *Shape:* (2, ...).
+        Low and high, NaN where 2.5 % of the draws or more are undefined. *Shape:* (2, ...).
     """
     tail = (1 - LEVEL) / 2
-    found = np.quantile(draws, (tail, 1 - tail), axis=0)
+    if (undefined := np.isnan(draws)).any():
+        low = np.quantile(np.where(undefined, -np.inf, draws), tail, axis=0, method="lower")
+        high = np.quantile(np.where(undefined, np.inf, draws), 1 - tail, axis=0, method="higher")
+        found = np.where(np.isfinite(low) & np.isfinite(high), (low, high), np.nan)
+    else:
+        found = np.quantile(draws, (tail, 1 - tail), axis=0)
     if ends is None:
         return found
     share = tail ** (1 / max(n_items, 1))
