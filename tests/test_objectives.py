@@ -10,6 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from glotlift.errors import DataError, LanguageError, ModelError, RecipeError
+from glotlift.evaluation import predict
+from glotlift.models import forward
 from glotlift.models.readout import load_readout
 from glotlift.models.steering import Steering, load_steering
 from glotlift.recipe import Recipe
@@ -104,6 +106,27 @@ def test_a_readout_of_another_ones_teacher_leaves_the_answers_of_the_base(recipe
         pd.read_parquet(folder / "predictions" / variant / "sentiment" / "fr.parquet") for variant in ("base", "tuned")
     ]
     pd.testing.assert_frame_equal(*frames)
+
+
+def test_states_of_a_readout_come_from_the_pass_that_scores_and_are_the_same_to_the_byte_without(
+    recipe, tmp_path, monkeypatch
+):
+    passes = []
+
+    def counted(*given, **options):
+        passes.append(options["last_states"])
+        return forward.run(*given, **options)
+
+    monkeypatch.setattr(predict, "run", counted)
+    folder = train(recipe(objective="readout"), tmp_path / "run")
+    assert passes == [True] * 4  # three languages, and the English sentences
+    found = (folder / "readout.safetensors").read_bytes()
+    for missing in ([], ["de.parquet"], ["en.sentences.parquet", "sw.parquet"]):  # as a kill may leave it
+        shutil.rmtree(folder)
+        for name in missing:
+            (tmp_path / "run" / "teacher" / name).unlink()
+        assert (train(recipe(objective="readout"), tmp_path / "run") / "readout.safetensors").read_bytes() == found
+    assert passes == [True] * 16
 
 
 def test_a_readout_is_of_one_task_and_one_shape_of_model(recipe, tmp_path, tiny_folder):

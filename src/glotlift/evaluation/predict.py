@@ -87,6 +87,7 @@ def score_batches(
     done: Mapping[int, Any] | None = None,
     process: int = 0,
     n_processes: int = 1,
+    keep_states: Callable[[int, np.ndarray], Any] | None = None,
 ) -> Iterator[dict[int, LabelScores]]:
     """Yield the scores of items and content-free inputs, batch by batch; index len(items) is the first of the latter.
 
@@ -102,6 +103,8 @@ def score_batches(
         process: of `n_processes`, which take the batches in turns; counted on from language to language, so that no
             process always begins.
         n_processes: see `process`.
+        keep_states: called with the index of a row and its states at the last prompt token, *shape* (layers + 1,
+            hidden), fp32: a tap of the cached pass.
     """
     rows = [*prompts.rows, *prompts.content_free]
     if prefix_cache:
@@ -123,7 +126,7 @@ def score_batches(
         tokens = _scored_tokens(rows, prompts.prefix_sets + prompts.released_sets)
         if prefix_cache:
             batches = run(model, rows, token_budget=token_budget, batches=share, tokens=tokens,
-                          last_states=readout is not None)  # fmt: skip
+                          last_states=readout is not None or keep_states is not None)  # fmt: skip
         else:
             batches = _plain(model, rows, share, tokens)
         for batch in batches:
@@ -131,6 +134,9 @@ def score_batches(
             if readout is not None:
                 scores = _with_readout(readout, batch, scores)
             _check_finite(scores, prompts)
+            if keep_states is not None and batch.last_states is not None:
+                for index, states in zip(batch.rows, batch.last_states.numpy(), strict=True):
+                    keep_states(index, states)
             yield scores
 
 

@@ -208,6 +208,8 @@ def _ask(
 def _base_scores(run: OpenRun, loaded: LoadedModel, prompts: Prompts, path: Path) -> np.ndarray:
     from functools import partial
 
+    import numpy as np
+
     from glotlift.evaluation.predict import score_batches
     from glotlift.evaluation.prediction_file import PredictionFile, prediction_fingerprint
     from glotlift.processes import processes
@@ -217,8 +219,13 @@ def _base_scores(run: OpenRun, loaded: LoadedModel, prompts: Prompts, path: Path
     fingerprint = prediction_fingerprint(loaded.variant_fingerprint("base"), prompts)
     file = PredictionFile(path, prompts, fingerprint, scoring="sequence", calibration="none",
                           metadata={"task": prompts.task, "variant": "base"}, process=group.index)  # fmt: skip
-    share = {"process": group.index, "n_processes": group.count}
+    share: dict[str, Any] = {"process": group.index, "n_processes": group.count}
+    states: dict[int, np.ndarray] = {}
+    if "readout" in run.recipe.train.objective:  # which reads them, see `_states`
+        share["keep_states"] = states.__setitem__
     file.score(partial(score_batches, loaded, prompts, "base", **share))
+    if states.keys() >= set(range(len(prompts.rows))):  # not where some were scored before, or by another process
+        run.states[fingerprint] = np.stack([states[index] for index in range(len(prompts.rows))])
     group.wait()
     if group.is_first:
         file.finish()
@@ -232,8 +239,8 @@ def readout_of(run: OpenRun, loaded: LoadedModel, validation: Sequence[QuestionP
 
     asked = ask(run, loaded, validation)
     stated = [
-        Stated(code, each.answers[code].questions, _states(run, loaded, each.prompts[code]), each.answers[code].scores,
-               taught, is_whole=each is asked.whole)
+        Stated(code, each.answers[code].questions, _states(run, loaded, each, code), each.answers[code].scores, taught,
+               is_whole=each is asked.whole)
         for each, targets in targets_of(run.recipe, asked, ["en", *asked.whole.languages])
         for code, taught in targets.items()
     ]  # fmt: skip
@@ -249,23 +256,32 @@ def readout_of(run: OpenRun, loaded: LoadedModel, validation: Sequence[QuestionP
     return readout, found
 
 
-def _states(run: OpenRun, loaded: LoadedModel, prompts: Prompts) -> np.ndarray:
-    """Return the base model's states at the last prompt token. *Shape:* (questions, layers + 1, hidden), fp32."""
+def _states(run: OpenRun, loaded: LoadedModel, asked: Asked, code: str) -> np.ndarray:
+    """Return the base model's states at the last prompt token, kept from the pass that scored them where one just did.
+
+    *Shape:* (rows, layers + 1, hidden), fp32; the same bytes whether they were kept or are computed here.
+    """
     import numpy as np
 
+    from glotlift.evaluation.predict import score_batches
     from glotlift.evaluation.prediction_file import prediction_fingerprint
     from glotlift.models.anatomy import text_config
     from glotlift.models.forward import run as run_rows
 
+    prompts = asked.prompts[code]
     key = prediction_fingerprint(loaded.variant_fingerprint("base"), prompts)
     if key not in run.states:
-        found: dict[int, Any] = {}
-        bare = [replace(row, trie=None, root=0) for row in prompts.rows]
-        with loaded.as_variant("base") as model:
-            for batch in run_rows(model, bare, last_states=True, until=text_config(model).num_hidden_layers):
-                assert batch.last_states is not None
-                found |= dict(zip(batch.rows, batch.last_states.numpy(), strict=True))
-        run.states[key] = np.stack([found[index] for index in range(len(found))])
+        found: dict[int, np.ndarray] = {}
+        if asked.answers[code].scores is not None:
+            for _ in score_batches(loaded, prompts, "base", keep_states=found.__setitem__):
+                pass
+        else:
+            bare = [replace(row, trie=None, root=0) for row in prompts.rows]
+            with loaded.as_variant("base") as model:
+                for batch in run_rows(model, bare, last_states=True, until=text_config(model).num_hidden_layers):
+                    assert batch.last_states is not None
+                    found |= dict(zip(batch.rows, batch.last_states.numpy(), strict=True))
+        run.states[key] = np.stack([found[index] for index in range(len(prompts.rows))])
     return run.states[key]
 
 
