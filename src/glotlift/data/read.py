@@ -1,7 +1,7 @@
 """Rows from files and the hub, as the items of a task.
 
 Enters: where rows are. One of
-    `sample`                          the bundled sample of the task, where it has one
+    `sample`, `sample:reviews`        the bundled sample of the task, where it has one; its longer reviews
     a folder                          the paper's layout, `<folder>/**/<set>_<lang><n>_test.json`
     a path with `{lang}` in it        one JSON, JSONL, CSV, TSV (also .gz) or Parquet file a language
     `hub:owner/name:config:split`     a data set of the Hugging Face hub; `{lang}` may stand in the config
@@ -24,7 +24,7 @@ from glotlift.data.delimited import read_delimited
 from glotlift.data.layout import Layout, layout_of
 from glotlift.errors import DataError, one_of
 from glotlift.strict_json import parse_json
-from glotlift.tasks.load import sample_pattern
+from glotlift.tasks.load import sample_kind, sample_pattern
 from glotlift.tasks.task import Item, Task
 
 
@@ -119,7 +119,7 @@ def read_items(
         DataError: a file is missing or malformed, or a row lacks a field or a known label.
     """
     where = _where(task, source)
-    if where != "sample" and not where.startswith("hub:") and Path(where).is_dir():
+    if sample_kind(where) is None and not where.startswith("hub:") and Path(where).is_dir():
         return _paper_items(task, Path(where), languages, limit)
     layout = layout_of(task, gold=gold, columns=columns, gold_map=gold_map)
     tables = read_tables(task, source, languages, is_by_language=layout.is_by_language)
@@ -155,12 +155,12 @@ def read_tables(
             got = f"got one data set for {len(languages)} languages"
             raise DataError(f"{where}: {got}, expected `{{lang}}` in its name, in `columns`, or a `language_column`")
         return dict.fromkeys(languages, _hub(where, ""))
-    if where == "sample":
-        pattern = sample_pattern(task.name, "items")
+    kind = sample_kind(where)
+    if kind is not None:
+        pattern = sample_pattern(task.name, kind)
         if pattern is None:
-            raise DataError(
-                f"task {task.name!r} has no bundled sample; name a folder, a file pattern or a hub data set"
-            )
+            missing = "bundled sample" if kind == "items" else f"bundled sample {kind!r}"
+            raise DataError(f"task {task.name!r} has no {missing}; name a folder, a file pattern or a hub data set")
         where = pattern
     if column is not None:
         return _by_language(read_table(Path(where)), column, languages)

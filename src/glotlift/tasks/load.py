@@ -91,7 +91,13 @@ def beside(task: Task, path: Path) -> Task:
     return task.model_copy(update={"data": task.data.model_copy(update={"source": str(path.parent / source)})})
 
 
+def sample_kind(source: str) -> str | None:
+    """Return which bundled rows a source names: `sample` its test `items`, `sample:NAME` others; None for no sample."""
+    name, _, kind = source.partition(":")
+    return kind or "items" if name == "sample" else None
+
+
 def sample_pattern(task: str, kind: str) -> str | None:
-    """Return the path pattern of a task's bundled sample (`items` or `questions`), None where it has none."""
+    """Return the path pattern of a task's bundled sample (`items`, `reviews`, `questions`), None where it has none."""
     pattern = _SAMPLE / task / f"{kind}_{{lang}}.jsonl"
     return str(pattern) if Path(str(pattern).replace("{lang}", "en")).exists() else None
