@@ -15,6 +15,8 @@ from glotlift.models import forward
 from glotlift.models.readout import load_readout
 from glotlift.models.steering import Steering, load_steering
 from glotlift.recipe import Recipe
+from glotlift.reporting.opening import opening
+from glotlift.reporting.read import read_run
 from glotlift.stages.evaluate import evaluate
 from glotlift.stages.merge import merge
 from glotlift.stages.run import run
@@ -97,7 +99,7 @@ def test_a_readout_goes_through_a_whole_run(recipe, tmp_path, monkeypatch):
     assert not (folder / "merged").exists()
 
 
-def test_a_readout_of_another_ones_teacher_leaves_the_answers_of_the_base(recipe, tmp_path, caplog):
+def test_a_readout_of_another_ones_teacher_leaves_the_answers_of_the_base(recipe, tmp_path, tiny_folder, caplog):
     folder = run(recipe(objective="readout", control="constant-teacher"), tmp_path / "run")
     assert "it gets no weight, and the tuned model answers as the base does" in caplog.text
     card = (folder / "README.md").read_text(encoding="utf-8")
@@ -106,6 +108,12 @@ def test_a_readout_of_another_ones_teacher_leaves_the_answers_of_the_base(recipe
         pd.read_parquet(folder / "predictions" / variant / "sentiment" / "fr.parquet") for variant in ("base", "tuned")
     ]
     pd.testing.assert_frame_equal(*frames)
+    shutil.copytree(folder / "adapter", tmp_path / "elsewhere")
+    evaluate(model=str(tiny_folder), adapter=str(tmp_path / "elsewhere"), languages="en,fr", limit=4,
+             output_path=tmp_path / "eval")  # fmt: skip
+    said = opening(read_run(tmp_path / "eval")).paragraph
+    assert "got a readout of a middle layer, fitted on questions in German and Swahili" in said
+    assert "under the control constant-teacher" in said and "so it has no weight" in said
 
 
 def test_states_of_a_readout_come_from_the_pass_that_scores_and_are_the_same_to_the_byte_without(

@@ -95,7 +95,7 @@ def evaluate_test_sets(
             scores["glotlift"]["tasks"][direct.key]["baselines"] = baseline_scores(
                 direct, found, seen, pivot, seed=seed
             )
-    scores["glotlift"]["warnings"] = _warnings(engine, test_sets)
+    scores["glotlift"] |= {"training": learned(adapter), "warnings": _warnings(engine, test_sets)}
     _warn_of_collapse(scores["glotlift"]["tasks"])
     write_json(folder / "scores.json", scores)
     return scores
@@ -103,11 +103,21 @@ def evaluate_test_sets(
 
 def tuned_on(adapter: Path | None) -> tuple[list[str], str]:
     """Return the languages an adapter was tuned on and what it translates into, as far as training left word of it."""
+    history = _history(adapter)
+    return (history["seen"], history["pivot"]) if history else ([], "en")
+
+
+def learned(adapter: Path | None) -> dict[str, Any]:
+    """Return what training says of how an adapter came about: its `objective` and `control`, and of a readout whether
+    it `is_used`; empty where it left no word."""
+    history = _history(adapter)
+    found = {name: history[name] for name in ("objective", "control") if name in history}
+    return {**found, "is_used": history["readout"]["is_used"]} if "readout" in history else found
+
+
+def _history(adapter: Path | None) -> dict[str, Any]:
     history = adapter / "history.json" if adapter else None
-    if history is None or not history.is_file():
-        return [], "en"
-    content = read_json(history, ModelError)
-    return content["seen"], content["pivot"]
+    return read_json(history, ModelError) if history is not None and history.is_file() else {}
 
 
 def _warnings(engine: LoadedModel | Server, test_sets: Mapping[str, TestSet]) -> list[dict[str, Any]]:

@@ -98,9 +98,9 @@ def _done(run: RunFiles) -> str:
         done = f"{model} {tuned}{f' ({pairs})' if pairs else ''}"
     else:
         done = f"An adapter was put on {model}"
-    if (control := run.history.get("control", "none")) != "none":
-        answers = ", which reads right answers: a ceiling, no result without labels" if control == "gold" else ""
-        done = f"{done}, under the control {control}{answers}"
+    if run.control != "none":
+        answers = ", which reads right answers: a ceiling, no result without labels" if run.control == "gold" else ""
+        done = f"{done}, under the control {run.control}{answers}"
     if "tuned" not in run.scores.get("variants", ()) or not tested:
         return f"{done}; it was not evaluated, so what tuning changed is not known."
     return f"{done}, and evaluated before and after on {tested}."
@@ -108,7 +108,7 @@ def _done(run: RunFiles) -> str:
 
 def _without_weight(run: RunFiles) -> str:
     """Return what explains that nothing changes, where a readout was found and is not used."""
-    if (run.history.get("readout") or {}).get("is_used", True):
+    if run.has_weight:
         return ""
     return (
         "The readout agreed with what the model says in English no better than the model itself did, so it has no "

@@ -103,7 +103,24 @@ class RunFiles:
     @property
     def objective(self) -> tuple[str, ...]:
         """What the model learned; translation where nothing says so, as in glotlift 0.1."""
-        return tuple(self.history.get("objective") or ("translation",))
+        return tuple(self._learned.get("objective") or ("translation",))
+
+    @property
+    def control(self) -> str:
+        """The control it was trained under, `none` for none."""
+        return self._learned.get("control") or "none"
+
+    @property
+    def has_weight(self) -> bool:
+        """Whether what was learned is used: a readout that agrees no better than the model is not."""
+        if self.history:
+            return (self.history.get("readout") or {}).get("is_used", True)
+        return self._learned.get("is_used", True)
+
+    @property
+    def _learned(self) -> dict[str, Any]:
+        """What training says of itself; of an adapter from elsewhere, as its evaluation took it down."""
+        return self.history or self.scores.get("training") or {}
 
     @property
     def versions(self) -> dict[str, str]:

@@ -155,6 +155,12 @@ def _base_first(variants: list[str]) -> list[str]:
     return variants
 
 
+class _Learned(_Shape):
+    objective: dict[str, float] | None = None
+    control: str | None = None
+    is_used: bool = True
+
+
 class _Scores(_Shape):
     model: str
     variants: Annotated[list[str], AfterValidator(_base_first)]
@@ -164,6 +170,7 @@ class _Scores(_Shape):
     tasks: dict[Name, _Task]
     answer_language_grid: dict[Name, _Grid] | None = None
     demonstration_spread: dict[Name, _Spread] | None = None
+    training: _Learned = _Learned()
     warnings: list[_Warning] = []
 
     @model_validator(mode="after")
