@@ -77,3 +77,21 @@ def test_without_onednn_nothing_changes(monkeypatch):
     with fast_linear(layer):
         assert "forward" not in vars(layer)
     assert torch.equal(product(states, layer.weight, layer.bias), layer(states))
+
+
+@pytest.mark.parametrize(
+    ("capability", "is_intel", "expected"),
+    [
+        ("AVX512", True, True),
+        ("AVX512", False, True),
+        ("AVX2", False, True),
+        ("AVX2", True, False),
+        ("DEFAULT", False, False),
+    ],
+)
+def test_which_library_runs_depends_on_the_cpu_alone(monkeypatch, capability, is_intel, expected):
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(linear, "_is_intel", lambda: is_intel)
+    assert linear._has_onednn() == expected
