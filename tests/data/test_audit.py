@@ -261,10 +261,10 @@ def test_the_audit_takes_time_in_proportion_to_its_texts():
     """Pairs by texts would take an hour here."""
     numbers = [f"{k} {k + 1} {k + 2} one two three four five six seven {k % 7} nine ten {k}" for k in range(12_000)]
     pairs = [pair(str(k), f"Nummer {text}", text) for k, text in enumerate(numbers[:6_000])]
-    begin = time.perf_counter()
+    begin = time.process_time()
     audit = audit_pairs(pairs, numbers, load_task("sentiment"))
     assert audit["overlap"]["pairs"] == 6_000
-    assert time.perf_counter() - begin < 20
+    assert time.process_time() - begin < 20
 
 
 PAPER_DATA = Path(__file__).parents[3] / "shared" / "paper-data"
