@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from glotlift.data.questions import QuestionPair
 from glotlift.errors import DataError, LanguageError, ModelError, RecipeError
 from glotlift.evaluation import predict
 from glotlift.models import forward
@@ -19,6 +20,7 @@ from glotlift.reporting.opening import opening
 from glotlift.reporting.read import read_run
 from glotlift.stages.evaluate import evaluate
 from glotlift.stages.merge import merge
+from glotlift.stages.objectives import copied
 from glotlift.stages.run import run
 from glotlift.stages.train import train
 
@@ -301,3 +303,17 @@ def test_a_folder_called_sample_is_not_taken_for_the_bundled_one(recipe, tmp_pat
     monkeypatch.chdir(tmp_path)
     folder = train(recipe("sample", data={"languages": ["de"], "limit": 10}, objective="readout"), tmp_path / "run")
     assert (folder / "readout.safetensors").is_file()
+
+
+def test_copied_pairs_hold_one_language(recipe, tmp_path):
+    pair = QuestionPair(
+        "de:q1", "de", "en", "Frage\nTranslate the input from German to English:\n", "A question\nof two"
+    )
+    assert copied(pair).input == "A question\nof two\nTranslate the input from German to English:\n"
+    weights = [
+        (train(recipe(objective="translation", control=control), tmp_path / control) / "adapter_model.safetensors")
+        for control in ("none", "copied-pairs")
+    ]
+    assert weights[0].read_bytes() != weights[1].read_bytes()
+    with pytest.raises(ValueError, match="got control copied-pairs for contrastive, expected it for translation"):
+        recipe(objective="contrastive", control="copied-pairs")

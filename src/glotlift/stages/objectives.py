@@ -107,7 +107,11 @@ def parts_of(
         rows: Sequence[LearnedRow] = ()
         if name == "translation":
             layout = layout_text(load_task(recipe.data.task))
-            pairs = shuffled(training, recipe.seed) if settings.control == "shuffled-pairs" else training
+            pairs = training
+            if settings.control == "shuffled-pairs":
+                pairs = shuffled(training, recipe.seed)
+            elif settings.control == "copied-pairs":
+                pairs = [copied(pair) for pair in training]
             parts.append(translation_part(loaded, pairs, settings, layout, weight))
             rows = tokenize_pairs(loaded.tokenizer, validation, settings, layout)
         elif asked is not None and name == "consistency":
@@ -356,3 +360,9 @@ def shuffled(pairs: Sequence[QuestionPair], seed: int) -> list[QuestionPair]:
         for index, other in zip(indexes, mixed, strict=True):
             order[index] = other
     return [replace(pair, target=pairs[order[index]].target) for index, pair in enumerate(pairs)]
+
+
+def copied(pair: QuestionPair) -> QuestionPair:
+    """Return a pair that is copied in place of translated: a control, which reads no second language."""
+    asks = pair.input[pair.input.rindex("\n", 0, -1) :]  # the last line
+    return replace(pair, input=pair.target + asks)

@@ -38,6 +38,7 @@ CONTROLS = {
     "constant-teacher": "every question is taught the same answer",
     "gold": "RIGHT ANSWERS ARE READ: this is the ceiling, no result without labels",
     "shuffled-pairs": "every question is paired with another one's English version",
+    "copied-pairs": "every question stands in the target language already and is copied, so no other language is read",
 }
 """Control -> what to know of a run that has it."""
 

@@ -67,7 +67,9 @@ _OF_TUNING = (
 )  # fmt: skip
 
 
-Control = Literal["none", "shuffled-teacher", "own-language-teacher", "constant-teacher", "gold", "shuffled-pairs"]
+Control = Literal[
+    "none", "shuffled-teacher", "own-language-teacher", "constant-teacher", "gold", "shuffled-pairs", "copied-pairs"
+]
 """What stands in the teacher's place."""
 
 
@@ -88,8 +90,9 @@ class TrainSettings(Frozen):
         center: what a language's mean label score is held to: its own in the base (`language`), none (`zero`),
             English's (`prior`); see `glotlift.training.teacher`.
         control: what stands in the teacher's place, to see what the recipe gains without it. `shuffled-pairs` gives
-            every question another one's English version, in any objective. `gold` is the ceiling, and the only setting
-            that reads right answers.
+            every question another one's English version, in any objective; `copied-pairs` lets translation copy the
+            English question, so that no other language is read. `gold` is the ceiling, and the only setting that reads
+            right answers.
         layer: where `contrastive` compares states, as a share of the depth.
         answers: answer words of the prompts that are learned from, see `glotlift.tasks.task.Task.answers`; by default
             those that the task is first evaluated with, else `own`.
@@ -185,7 +188,9 @@ class TrainSettings(Frozen):
         if not 0 <= low < high <= 1:
             raise ValueError(f"got lora_layers {low:g}, {high:g}, expected two shares of the depth such as 0.6, 1")
         is_taught = TAUGHT & set(self.objective)
-        if self.control not in ("none", "shuffled-pairs") and not is_taught:
+        if self.control == "copied-pairs" and set(self.objective) != {"translation"}:
+            raise ValueError(f"got control copied-pairs for {' + '.join(self.objective)}, expected it for translation")
+        if self.control not in ("none", "shuffled-pairs", "copied-pairs") and not is_taught:
             raise ValueError(f"got control {self.control} for {' + '.join(self.objective)}, which has no teacher; "
                              "expected shuffled-pairs or none")  # fmt: skip
         if self.method == "full":
