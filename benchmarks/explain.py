@@ -4,12 +4,12 @@
 
     plain           the plain loop: batch 1, `output_hidden_states`, every state of every layer and position through
                     norm and head; entropy and label mass of the last one, mean states of the question
-    plain-batch     the same by someone who minds the time: a language's prompts as one batch padded on the left, only
-                    their last states through norm and head
+    plain-batch     the same by someone who minds the time: eight prompts as one batch padded on the left, only their
+                    last states through norm and head, all at once
     nnsight         the logit lens of nnsight's documentation (docs/patterns/logit-lens.md of 0.8): a trace a prompt,
                     norm and head called on every block's output, the last position taken of the logits; no geometry
-    nnsight-batch   the same with its documentation's advice for speed: one trace for a language's prompts, and only
-                    their last states through norm and head
+    nnsight-batch   the same with its documentation's advice for speed: one trace for eight prompts, and only their last
+                    states through norm and head, all at once
     evaluate        the pass of `glotlift eval` alone: every answer word scored
     glotlift        the same pass with the taps of lens and geometry, read as `glotlift explain` reads them; what
                     geometry makes of its states afterwards is in no engine
@@ -39,6 +39,7 @@ from pathlib import Path
 
 ENGINES = ("plain", "plain-batch", "nnsight", "nnsight-batch", "evaluate", "glotlift")
 LANGUAGES = ("en", "de", "th")
+BATCH = 8  # prompts of one language that the engines `-batch` run together; glotlift has its own batches
 
 
 # --- in a worker
@@ -88,6 +89,10 @@ def _plain(loaded, task, prompts):
     return entropies
 
 
+def _batches(rows):
+    return [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+
+
 def _padded(rows):
     """Return token ids and mask of prompts as one batch, padded on the left. *Shape:* (prompts, longest)."""
     import torch
@@ -105,15 +110,16 @@ def _plain_batch(loaded, task, prompts):
     entropies, model = [], loaded.model
     for code, asked in prompts.items():
         tokens = list(_sets(loaded, task, code).tokens)
-        ids, mask = _padded(asked.rows)
-        with torch.inference_mode():
-            found = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, logits_to_keep=1)
-            states = torch.stack(found.hidden_states, 1)
-            for state, own, row in zip(states, found.logits, asked.rows, strict=True):
-                logits = model.lm_head(model.model.norm(state[:-1, -1]))
-                entropies += _read(torch.cat([logits, own]), tokens).tolist()
-                begin, end = (place - len(row.prompt) for place in row.span)
-                _ = state[:, begin : end or None].mean(1)
+        for rows in _batches(asked.rows):
+            ids, mask = _padded(rows)
+            with torch.inference_mode():
+                found = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, logits_to_keep=1)
+                last = torch.stack([state[:, -1] for state in found.hidden_states[:-1]], 1)
+                logits = torch.cat([model.lm_head(model.model.norm(last)), found.logits], 1)
+                entropies += _read(logits, tokens).flatten().tolist()
+                for k, row in enumerate(rows):
+                    begin, end = (place - len(row.prompt) or None for place in row.span)
+                    _ = [state[k, begin:end].mean(0) for state in found.hidden_states]
     return entropies
 
 
@@ -150,14 +156,15 @@ def _nnsight_batch(loaded, task, prompts):
     entropies, model = [], _traced(loaded.model, loaded.tokenizer)
     for code, asked in prompts.items():
         tokens = list(_sets(loaded, task, code).tokens)
-        with torch.no_grad(), model.trace([list(row.prompt) for row in asked.rows], logits_to_keep=1):
-            states = nnsight.save([])
-            states.append(model.model.layers[0].input[:, -1])
-            for block in model.model.layers:
-                states.append(block.output[:, -1])
-        with torch.no_grad():
-            for state in torch.stack(list(states), 1):
-                entropies += _read(loaded.model.lm_head(loaded.model.model.norm(state)), tokens).tolist()
+        for rows in _batches(asked.rows):
+            with torch.no_grad(), model.trace([list(row.prompt) for row in rows], logits_to_keep=1):
+                last = nnsight.save([])
+                last.append(model.model.layers[0].input[:, -1])
+                for block in model.model.layers:
+                    last.append(block.output[:, -1])
+            with torch.no_grad():
+                logits = loaded.model.lm_head(loaded.model.model.norm(torch.stack(list(last), 1)))
+                entropies += _read(logits, tokens).flatten().tolist()
     return entropies
 
 
