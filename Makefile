@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-lm-eval lint types bench-evaluate bench-train bench-explain gpu wheel clean
+.PHONY: demo test test-peers lint types bench-evaluate bench-train bench-explain gpu wheel clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: requirements.lock pyproject.toml
@@ -14,14 +14,14 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	touch $@
 
 $(VENV)/bench-installed: $(VENV)/installed requirements-bench.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.lock -c requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-bench.lock
 	touch $@
 
 demo: $(VENV)/installed   ## tune, evaluate, explain and report on a real small model
 	$(BIN)/glotlift demo --output-path runs/demo
 
 test: $(VENV)/installed   ## the whole test suite, the demo model included; two processes, files whole, longest first
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not lm_eval'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not peers'
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -30,8 +30,8 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/basedpyright
 
-test-lm-eval: $(VENV)/bench-installed  ## exported tasks and scores against lm-evaluation-harness itself
-	$(BIN)/python -m pytest -m lm_eval
+test-peers: $(VENV)/bench-installed  ## against lm-evaluation-harness, nnsight and tuned-lens themselves
+	$(BIN)/python -m pytest -m peers
 
 bench-evaluate: $(VENV)/bench-installed  ## against the plain loop and lm-evaluation-harness; BENCH=--quick for a minute
 	$(BIN)/python benchmarks/evaluate.py $(BENCH)
@@ -39,7 +39,7 @@ bench-evaluate: $(VENV)/bench-installed  ## against the plain loop and lm-evalua
 bench-train: $(VENV)/bench-installed  ## training against TRL; BENCH=--quick for a minute and a half
 	$(BIN)/python benchmarks/train.py $(BENCH)
 
-bench-explain: $(VENV)/bench-installed  ## lens and geometry against the plain loop; BENCH=--quick for a minute
+bench-explain: $(VENV)/bench-installed  ## lens and geometry against the plain loop and nnsight; BENCH=--quick for two minutes
 	$(BIN)/python benchmarks/explain.py $(BENCH)
 
 gpu:                     ## on a machine with a GPU: PYTHON has torch for it, see docs/gpu.md; GPU='--parts train' for some

@@ -2,17 +2,24 @@
 
     python benchmarks/explain.py [--quick] [--items 8] [--repeats 3]
 
-    plain      the plain loop: batch 1, `output_hidden_states`, every state of every layer and position through norm and
-               head, entropy and label mass of the last one; mean states of the question
-    nnsight    the logit-lens recipe of nnsight's tutorials, a trace a prompt, last position only; left out where the
-               package is not installed
-    evaluate   the pass of `glotlift eval` alone: every answer word scored
-    glotlift   the same pass with the taps of lens and geometry, read as `glotlift explain` reads them
+    plain           the plain loop: batch 1, `output_hidden_states`, every state of every layer and position through
+                    norm and head; entropy and label mass of the last one, mean states of the question
+    plain-batch     the same by someone who minds the time: eight prompts as one batch padded on the left, only their
+                    last states through norm and head, all at once
+    nnsight         the logit lens of nnsight's documentation (docs/patterns/logit-lens.md of 0.8): a trace a prompt,
+                    norm and head called on every block's output, the last position taken of the logits; no geometry
+    nnsight-batch   the same with its documentation's advice for speed: one trace for eight prompts, and only their last
+                    states through norm and head, all at once
+    evaluate        the pass of `glotlift eval` alone: every answer word scored
+    glotlift        the same pass with the taps of lens and geometry, read as `glotlift explain` reads them; what
+                    geometry makes of its states afterwards is in no engine
 
-Each runs in a process of its own, in turns, so that peak memory is its own and a slow moment of the machine hits all.
+Each runs in a process of its own, in turns, so that peak memory is its own and a slow moment of the machine hits all;
+each has read a prompt before the first turn. nnsight is left out where it is not installed.
 Times are medians. Peak memory is that of the whole process once the model is loaded. Prints a table and how far the
-entropies of the engines are apart; the last line is JSON: `over_plain` and `over_nnsight` (their time over that of
-glotlift, scoring included), `added_to_eval` (share of time that lens and geometry add), `peak_over_eval`.
+entropies of the engines are apart; the last line is JSON: `over_plain`, `over_nnsight`, `over_plain_batch` and
+`over_nnsight_batch` (their time over that of glotlift, scoring included), `added_to_eval` (share of time that lens and
+geometry add), `peak_over_eval`.
 """
 
 from __future__ import annotations
@@ -26,10 +33,13 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
-ENGINES = ("plain", "nnsight", "evaluate", "glotlift")
+ENGINES = ("plain", "plain-batch", "nnsight", "nnsight-batch", "evaluate", "glotlift")
 LANGUAGES = ("en", "de", "th")
+BATCH = 8  # prompts of one language that the engines `-batch` run together; glotlift has its own batches
 
 
 # --- in a worker
@@ -54,50 +64,107 @@ def _sets(loaded, task, code):
     return token_sets(loaded.tokenizer, task.answers("en", "own"), task.answers(code, "own"))
 
 
-def _entropy(logits):
+def _read(logits, tokens):
+    """Return entropies in bits; take the mass of the sets' tokens, too. *Shape:* (..., vocabulary) -> (...)."""
     import torch
 
     logs = logits.float().log_softmax(-1)
+    _ = logs[..., tokens].exp().sum(-1)
     return -(logs.exp() * logs).sum(-1) / torch.log(torch.tensor(2.0))
 
 
 def _plain(loaded, task, prompts):
     import torch
 
-    entropies = []
-    model = loaded.model
+    entropies, model = [], loaded.model
     for code, asked in prompts.items():
-        tokens = torch.tensor(_sets(loaded, task, code).tokens)
+        tokens = list(_sets(loaded, task, code).tokens)
         for row in asked.rows:
-            with torch.no_grad():
-                states = model(input_ids=torch.tensor([row.prompt]), output_hidden_states=True).hidden_states
-                for layer, state in enumerate(states):
-                    normed = state if layer + 1 == len(states) else model.model.norm(state)
-                    logits = model.lm_head(normed)[0]
-                    _ = logits[-1].softmax(-1)[tokens].sum(), state[0, slice(*row.span)].mean(0)
-                    entropies.append(_entropy(logits[-1]).item())
+            with torch.inference_mode():
+                found = model(input_ids=torch.tensor([row.prompt]), output_hidden_states=True)
+                *inner, _ = found.hidden_states  # the last one is behind the norm, and its logits are there
+                logits = (model.lm_head(model.model.norm(state)) for state in inner)
+                entropies += [_read(each[0, -1], tokens).item() for each in (*logits, found.logits)]
+                _ = [state[0, slice(*row.span)].mean(0) for state in found.hidden_states]
     return entropies
 
 
-def _nnsight(loaded, task, prompts):
-    import torch
-    from nnsight import LanguageModel
+def _batches(rows):
+    return [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
 
-    model = LanguageModel(loaded.model, tokenizer=loaded.tokenizer)
-    entropies = []
+
+def _padded(rows):
+    """Return token ids and mask of prompts as one batch, padded on the left. *Shape:* (prompts, longest)."""
+    import torch
+
+    longest = max(len(row.prompt) for row in rows)
+    empty = [longest - len(row.prompt) for row in rows]
+    ids = [[0] * n + list(row.prompt) for n, row in zip(empty, rows, strict=True)]
+    mask = [[0] * n + [1] * (longest - n) for n in empty]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+def _plain_batch(loaded, task, prompts):
+    import torch
+
+    entropies, model = [], loaded.model
     for code, asked in prompts.items():
-        tokens = torch.tensor(_sets(loaded, task, code).tokens)
+        tokens = list(_sets(loaded, task, code).tokens)
+        for rows in _batches(asked.rows):
+            ids, mask = _padded(rows)
+            with torch.inference_mode():
+                found = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, logits_to_keep=1)
+                last = torch.stack([state[:, -1] for state in found.hidden_states[:-1]], 1)
+                logits = torch.cat([model.lm_head(model.model.norm(last)), found.logits], 1)
+                entropies += _read(logits, tokens).flatten().tolist()
+                for k, row in enumerate(rows):
+                    begin, end = (place - len(row.prompt) or None for place in row.span)
+                    _ = [state[k, begin:end].mean(0) for state in found.hidden_states]
+    return entropies
+
+
+@cache
+def _traced(model, tokenizer):
+    from nnsight import TransformersModel
+
+    return TransformersModel(model, tokenizer=tokenizer, task="text-generation")
+
+
+def _nnsight(loaded, task, prompts):
+    import nnsight
+    import torch
+
+    entropies, model = [], _traced(loaded.model, loaded.tokenizer)
+    for code, asked in prompts.items():
+        tokens = list(_sets(loaded, task, code).tokens)
         for row in asked.rows:
-            with torch.no_grad(), model.trace(torch.tensor([row.prompt])):
-                kept = [model.model.embed_tokens.output[:, -1].save()]
-                for layer in model.model.layers:
-                    output = layer.output
-                    hidden = output[0] if isinstance(output, tuple) else output
-                    kept.append(hidden[:, -1].save())
+            with torch.no_grad(), model.trace(list(row.prompt)):
+                found = nnsight.save([])
+                embedded = model.model.layers[0].input
+                found.append(_read(model.lm_head(model.model.norm(embedded))[0, -1], tokens))
+                for block in model.model.layers:
+                    logits = model.lm_head(model.model.norm(block.output))
+                    found.append(_read(logits[0, -1], tokens))
+            entropies += [each.item() for each in found]
+    return entropies
+
+
+def _nnsight_batch(loaded, task, prompts):
+    import nnsight
+    import torch
+
+    entropies, model = [], _traced(loaded.model, loaded.tokenizer)
+    for code, asked in prompts.items():
+        tokens = list(_sets(loaded, task, code).tokens)
+        for rows in _batches(asked.rows):
+            with torch.no_grad(), model.trace([list(row.prompt) for row in rows], logits_to_keep=1):
+                last = nnsight.save([])
+                last.append(model.model.layers[0].input[:, -1])
+                for block in model.model.layers:
+                    last.append(block.output[:, -1])
             with torch.no_grad():
-                logits = loaded.model.lm_head(loaded.model.model.norm(torch.cat(list(kept))))
-                _ = logits.softmax(-1)[:, tokens].sum(-1)
-                entropies += _entropy(logits).tolist()
+                logits = loaded.model.lm_head(loaded.model.model.norm(torch.stack(list(last), 1)))
+                entropies += _read(logits, tokens).flatten().tolist()
     return entropies
 
 
@@ -108,15 +175,15 @@ def _glotlift(loaded, task, prompts, with_taps):
 
     entropies = []
     for code, asked in prompts.items():
-        sets = _sets(loaded, task, code)
+        sets = _sets(loaded, task, code) if with_taps else None
         of_words = {token for row in asked.rows for path in row.trie.steps for _, token in path}
         of_sets = [token for tokens in asked.prefix_sets for token in tokens]
-        tokens = list(dict.fromkeys([*sorted(of_words), *of_sets, *(sets.tokens if with_taps else ())]))
+        tokens = list(dict.fromkeys([*sorted(of_words), *of_sets, *(sets.tokens if sets else ())]))
         found = {}
         with loaded.as_variant("base") as model:
             for batch in run(model, asked.rows, tokens=tokens, last_states=with_taps, pooled_states=with_taps):
                 (batch.logits - batch.normalizer[:, None]).tolist()
-                if with_taps:
+                if sets:
                     read = read_layers(model, batch.last_states, sets)
                     values = read.measures[..., MEASURES.index("entropy_bits")].tolist()
                     found |= dict(zip(batch.rows, values, strict=True))
@@ -131,20 +198,16 @@ def _memory(name):
 
 def _worker(engine, n):
     loaded, task, prompts = _prepared(n)
-    first = {code: prompts[code] for code in LANGUAGES[:1]}
     look = {
         "plain": _plain,
+        "plain-batch": _plain_batch,
         "nnsight": _nnsight,
-        "evaluate": lambda *given: _glotlift(*given, with_taps=False),
-        "glotlift": lambda *given: _glotlift(*given, with_taps=True),
+        "nnsight-batch": _nnsight_batch,
+        "evaluate": partial(_glotlift, with_taps=False),
+        "glotlift": partial(_glotlift, with_taps=True),
     }[engine]
-    if engine in ("evaluate", "glotlift"):
-        look(loaded, task, first)  # reads all weights
-    else:
-        import torch
-
-        with torch.no_grad():
-            loaded.model(input_ids=torch.tensor([first["en"].rows[0].prompt]))  # reads all weights
+    code = LANGUAGES[0]
+    look(loaded, task, {code: replace(prompts[code], rows=prompts[code].rows[:1])})  # weights read, code compiled
     Path("/proc/self/clear_refs").write_text("5")
     print(json.dumps({"resident": _memory("VmRSS")}), flush=True)
     for _ in sys.stdin:
@@ -194,24 +257,24 @@ def main():
         return _worker(options.worker, options.items)
     n, repeats = (1, 1) if options.quick else (options.items, options.repeats)
     has_nnsight = importlib.util.find_spec("nnsight") is not None
-    engines = {name: _Engine(name, n) for name in ENGINES if name != "nnsight" or has_nnsight}
+    engines = {name: _Engine(name, n) for name in ENGINES if has_nnsight or "nnsight" not in name}
     for _ in range(repeats):
         for engine in engines.values():
             engine.ask()
     ours, alone = engines["glotlift"], engines["evaluate"]
     n_prompts = n * len(LANGUAGES)
-    print(f"{'engine':10} {'s/prompt':>9} {'slower':>8} {'peak GiB':>9} {'entropy off by':>15}")
+    print(f"{'engine':13} {'s/prompt':>9} {'slower':>8} {'peak GiB':>9} {'entropy off by':>15}")
     for name, engine in engines.items():
         pairs = zip(engine.entropies, ours.entropies, strict=False)
         off = max((abs(a - b) for a, b in pairs), default=float("nan"))
         slower = engine.median / ours.median
-        print(f"{name:10} {engine.median / n_prompts:9.3f} {slower:8.2f} {engine.peak / 2**30:9.2f} {off:15.1e}")
+        print(f"{name:13} {engine.median / n_prompts:9.3f} {slower:8.2f} {engine.peak / 2**30:9.2f} {off:15.1e}")
     result = {
-        "over_plain": round(engines["plain"].median / ours.median, 2),
-        "over_nnsight": round(engines["nnsight"].median / ours.median, 2) if has_nnsight else None,
-        "added_to_eval": round(ours.median / alone.median - 1, 3),
-        "peak_over_eval": round(ours.peak / alone.peak, 3),
+        f"over_{name.replace('-', '_')}": round(engines[name].median / ours.median, 2) if name in engines else None
+        for name in ENGINES[:4]
     }
+    result["added_to_eval"] = round(ours.median / alone.median - 1, 3)
+    result["peak_over_eval"] = round(ours.peak / alone.peak, 3)
     print(json.dumps(result))
     for engine in engines.values():
         engine.process.stdin.close()

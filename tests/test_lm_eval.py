@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-pytestmark = pytest.mark.lm_eval
+pytestmark = pytest.mark.peers
 lm_eval = pytest.importorskip("lm_eval")
 
 from lm_eval.models.huggingface import HFLM  # noqa: E402

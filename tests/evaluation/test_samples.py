@@ -38,7 +38,7 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@pytest.mark.lm_eval
+@pytest.mark.peers
 def test_lm_eval_writes_the_same_lines(tiny, tmp_path):
     """All but whether greedy decoding gives an answer, which one forward pass does not tell, and our `predicted`."""
     lm_eval = pytest.importorskip("lm_eval")

@@ -74,7 +74,7 @@ def test_what_readers_of_lm_eval_look_for():
     json.dumps(found, allow_nan=False)
 
 
-@pytest.mark.lm_eval
+@pytest.mark.peers
 def test_lm_evals_own_table_reads_it():
     make_table = pytest.importorskip("lm_eval.utils").make_table
     found = build(predictions((0.5, 0), (1, 0)))
@@ -581,7 +581,7 @@ def test_edges_are_json(edge, tmp_path):
         assert {"groups", *GROUPS.values()} <= set(task)
 
 
-@pytest.mark.lm_eval
+@pytest.mark.peers
 @pytest.mark.parametrize("edge", EDGES)
 def test_edges_are_tables(edge):
     make_table = pytest.importorskip("lm_eval.utils").make_table

@@ -347,10 +347,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, base, adapter, pairs
         merged(base, adapter, tmp_path / "file" / "merged", pairs)
 
 
-@pytest.mark.lm_eval
+@pytest.mark.peers
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_lm_eval_gives_the_adapters_log_likelihoods(tmp_path, sentencepiece_style, pairs, dtype):
-    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed: `make test-lm-eval` has it")
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed: `make test-peers` has it")
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
