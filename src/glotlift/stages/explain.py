@@ -42,9 +42,10 @@ def explain(explanation: Explanation | None = None, *, output_path: str | Path, 
         settings: see `glotlift.explanation.settings.Explanation`.
 
     Returns:
-        The folder.
+        The folder, with `figures/` of all that is in it.
     """
     from glotlift.models.load import load_model
+    from glotlift.reporting.figures import write_explanation
 
     asked = explanation or validate(Explanation, settings, "explain", RecipeError)
     entry = {name: getattr(asked, name) for name in ("task", "source", "answers", "limit")}
@@ -54,6 +55,7 @@ def explain(explanation: Explanation | None = None, *, output_path: str | Path, 
     with folder.lock():
         loaded = load_model(asked.model, adapter=asked.adapter, dtype=asked.dtype, device=asked.device)
         _explain(loaded, test_set, folder.path, chosen.token_budget, asked.seed, asked.what, asked)
+        write_explanation(folder.path, Path(asked.adapter) if asked.adapter else None)
     return folder.path
 
 
