@@ -21,7 +21,7 @@ from glotlift.reporting.heatmaps import consistency_chart, grid_chart
 from glotlift.reporting.inside import correlation_chart, entropy_chart, lens_chart, pca_chart
 from glotlift.reporting.language_curves import SIMILARITIES, component_chart, probe_chart, similarity_chart
 from glotlift.reporting.names import grouped, language
-from glotlift.reporting.read import RunFiles, read_run
+from glotlift.reporting.read import RANDOM, RunFiles, read_run
 from glotlift.reporting.table import decided
 from glotlift.reporting.theme import save, to_svg
 
@@ -120,6 +120,10 @@ _ALIKE_HOW = (
     " The codes stand at the last layer, in the order of {variant}. Between the dashed lines, pairing the items at "
     "random does as well. Bands that overlap are no test of a change: the items are the same, and geometry/ holds the "
     "paired difference. When tuning raises all pairs alike, languages have come together, not to {pivot}."
+)
+_RANDOM = (
+    " The random adapter moves every weight matrix as far as the tuned one, in random directions: what it changes, "
+    "too, comes of moving the weights at all."
 )
 _PROBE = (
     "A linear probe, trained on other questions, is asked for the language of a state. Where it is right on all "
@@ -235,21 +239,23 @@ def _of_languages(run: RunFiles) -> Iterator[Figure]:
     """Yield the figures in which every language is a line over the layers."""
 
     def groups(frame: pd.DataFrame) -> dict[str, list[str]]:
-        codes = {*frame["language"], *frame.get("pivot", ())} - {"all"}
+        codes = set(frame["language"]) - {"all"}
         return grouped({"seen": run.seen, "pivot": run.pivot}, codes)
 
     for key, frame in run.similarity.items():
         pivot = language(frame["pivot"].iloc[0]).name
+        control = _RANDOM if RANDOM in set(frame["variant"]) else ""
         variant = "tuned" if "tuned" in set(frame["variant"]) else "base"
         for name, (title, measures) in SIMILARITIES.items():
-            if not frame["measure"].isin(list(measures)).any():
+            if measures.keys().isdisjoint(frame["measure"]):
                 continue
             alt = f"{title} between {pivot} and every language over the layers on {key}, by group of languages"
-            caption = _ALIKE[name] + _ALIKE_HOW.format(variant=variant, pivot=pivot)
+            caption = _ALIKE[name] + _ALIKE_HOW.format(variant=variant, pivot=pivot) + control
             yield _figure(name, "inside", key, alt, caption, similarity_chart(frame, key, name, groups(frame)))
     for key, frame in run.probe.items():
+        control = _RANDOM if RANDOM in set(frame["variant"]) else ""
         alt = f"Accuracy of a language probe over the layers on {key}, by group of languages"
-        yield _figure("probe", "inside", key, alt, _PROBE, probe_chart(frame, key, groups(frame)))
+        yield _figure("probe", "inside", key, alt, _PROBE + control, probe_chart(frame, key, groups(frame)))
     for key, frame in run.components.items():
         alt = f"Mass of label words in what attention and MLP of every layer add on {key}"
         yield _figure("components", "inside", key, alt, _COMPONENTS, component_chart(frame, key, groups(frame)))

@@ -9,6 +9,7 @@ which is as a rule narrower, since what languages do not share averages out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ import pandas as pd
 from scipy.optimize import isotonic_regression
 
 from glotlift.reporting.names import UNSEEN, counted, language
+from glotlift.reporting.read import RANDOM
 from glotlift.reporting.theme import INK, MUTED, SHADE, VARIANTS, finished, panel_title
 
 Groups = Mapping[str, Sequence[str]]
@@ -42,6 +44,8 @@ _LINE = 9.5
 
 _ROOM = 34
 """Width of the codes behind the last layer and the lines that lead to them, pixels."""
+
+_COLORS = {**VARIANTS, RANDOM: "#8a8f98"}
 
 _BAND = "mean of their 95 % intervals"
 
@@ -184,7 +188,8 @@ def component_chart(frame: pd.DataFrame, task_key: str, groups: Groups) -> Any:
     frame = frame.rename(columns={"mean": "value"})
     frame = frame.loc[(frame["language"] != "en") & frame["measure"].isin(list(_MASSES))]
     # where no token begins a word of one language alone there is nothing to read, which is not the same as no mass
-    frame = frame.loc[frame.groupby(["language", "measure"])["value"].transform("max") > 0]
+    most = np.asarray(frame.groupby(["language", "measure"])["value"].transform("max"))
+    frame = frame.loc[most > 0]
     averaged = groups.get(UNSEEN) or sorted(set(frame["language"]))
     of_mass = {text: frame.loc[frame["measure"] == mass] for mass, text in _MASSES.items()}
     panels = [
@@ -231,15 +236,15 @@ def _matrix(panels: Sequence[Sequence[_Panel]], title: str, size: tuple[int, int
     every = [panel for row in panels for panel in row]
     lines = pd.concat([panel.lines for panel in every])
     means = pd.concat([panel.mean for panel in every])
-    values = pd.concat([lines["value"], means["low"], means["high"]]).dropna()
-    low, high = min(0.0, values.min()), max(0.0, values.max())
-    step = 10 ** np.floor(np.log10(high - low or 1.0)) / 2
-    ends = step * np.floor(low / step), step * np.ceil(high / step)
-    ends = ends[0], ends[1] + 0.06 * (ends[1] - ends[0])  # so that no number stands at the top, beside the title
-    colors = {variant: color for variant, color in VARIANTS.items() if variant in set(lines["variant"])}
+    values = np.concatenate([lines["value"], means["low"], means["high"]])
+    low, high = float(np.nanmin([0.0, *values])), float(np.nanmax([0.0, *values]))
+    step = 10.0 ** math.floor(math.log10(high - low or 1.0)) / 2
+    bottom, top = step * math.floor(low / step), step * math.ceil(high / step)
+    ends = bottom, top + 0.06 * (top - bottom)  # so that no number stands at the top, beside the title
+    colors = {variant: color for variant, color in _COLORS.items() if variant in set(lines["variant"])}
     legend = alt.Legend(title=None, symbolType="stroke", symbolStrokeWidth=3, symbolOpacity=1)
     color = alt.Color("variant:N", scale=alt.Scale(domain=list(colors), range=list(colors.values())), legend=legend)
-    axes = _Axes(title, (int(lines["layer"].min()), int(lines["layer"].max())), ends, size, color)
+    axes = _Axes(title, (min(lines["layer"]), max(lines["layer"])), ends, size, color)
     rows = [
         alt.hconcat(*(_drawn(panel, axes, column == 0, row is panels[-1]) for column, panel in enumerate(row)),
                     spacing=16)

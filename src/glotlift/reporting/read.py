@@ -24,6 +24,9 @@ from glotlift.strict_json import read_json
 MEASURES = ("english_mass", "own_mass", "shared_mass", "entropy_bits")
 """Columns of a lens file that are averaged over the items."""
 
+RANDOM = "random adapter"
+"""Variant of the control: a random adapter of the same norm."""
+
 _EXPLAINED = ("variant",), ("layer", "pc1", "pc2")
 _PCA = ("variant", "language", "id"), ("layer", "pc1", "pc2")
 _CORRELATION = ("variant", "language"), ("layer", "r", "r_partial", "null_low", "null_high")
@@ -55,7 +58,8 @@ class RunFiles:
         pca: task key -> one row a variant, layer, language and item: `pc1`, `pc2`.
         explained: task key -> one row a variant and layer: share of the variance that `pc1` and `pc2` hold.
         correlation: task key -> one row a variant, layer and language, with the `pivot` it is held against.
-        similarity: task key -> one row a variant, layer, measure and pair of languages, with the `pivot`.
+        similarity: task key -> one row a variant, layer, measure and pair of languages, with the `pivot`; where the
+            control was asked for, it is the variant `RANDOM` here and in `probe`.
         probe: task key -> one row a variant, layer and language, and `all`: accuracy of the language probe.
         components: task key -> as `lens`, and `component`.
         patching: task key -> one row a share that English states repair or break, see docs/explain.md.
@@ -154,8 +158,8 @@ def read_run(path: Path, *, with_frames: bool = True, adapter: Path | None = Non
         pca=_read_geometry(geometry, "pca.parquet", *_PCA),
         explained=_read_geometry(geometry, "explained.parquet", *_EXPLAINED),
         correlation=_read_geometry(geometry, "correlation.parquet", *_CORRELATION),
-        similarity=_of_variants(_read_geometry(geometry, "similarity.parquet", *_SIMILARITY)),
-        probe=_of_variants(_read_geometry(geometry, "probe.parquet", *_PROBE)),
+        similarity=_with_control(geometry, "similarity.parquet", *_SIMILARITY),
+        probe=_with_control(geometry, "probe.parquet", *_PROBE),
         components=_read_lens(path / "components", ("component",)) if with_frames else {},
         patching=_read_geometry(path / "patching" if with_frames else None, "summary.parquet", *_PATCHING),
         switch_off=_read_geometry(path / "switch_off" if with_frames else None, "summary.parquet", *_SWITCH_OFF),
@@ -222,6 +226,17 @@ def _read_geometry(
     return frames
 
 
-def _of_variants(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Return the rows of base and tuned, without those of their difference."""
-    return {key: frame.loc[frame["variant"] != "difference"] for key, frame in frames.items()}
+def _with_control(
+    folder: Path | None, name: str, names: tuple[str, ...], numbers: tuple[str, ...]
+) -> dict[str, pd.DataFrame]:
+    """Return the rows of base and tuned, not those of their difference, and those of a random adapter as `RANDOM`."""
+    frames = _read_geometry(folder, name, names, numbers)
+    control = _read_geometry(folder.parent / "random_adapter" / "geometry" if folder else None, name, names, numbers)
+    found = {}
+    for key, frame in frames.items():
+        parts = [frame.loc[frame["variant"] != "difference"]]
+        if key in control:
+            random = control[key].loc[control[key]["variant"] == "tuned"]
+            parts.append(random.assign(variant=RANDOM))
+        found[key] = pd.concat(parts, ignore_index=True)
+    return found

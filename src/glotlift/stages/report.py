@@ -16,7 +16,7 @@ from glotlift.stages.stage import OpenRun, Stage
 
 _READ = ("recipe.yaml", "scores.json", "merge.json", "adapter/*.json", "data/audit.json", "lens/**/*.parquet",
          "components/**/*.parquet", "geometry/**/*.parquet", "patching/**/*.parquet",
-         "switch_off/**/*.parquet")  # fmt: skip
+         "switch_off/**/*.parquet", "random_adapter/geometry/**/*.parquet")  # fmt: skip
 
 
 def report(run_path: str | Path) -> Path:
