@@ -1,5 +1,6 @@
 """The command line: every bad input of a user is one clear sentence and exit code 2; and the good paths."""
 
+import copy
 import errno
 import json
 import logging
@@ -13,8 +14,10 @@ from types import SimpleNamespace
 import pandas as pd
 import pyarrow.parquet
 import pytest
+import torch
 import typer
 import yaml
+from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
@@ -22,6 +25,7 @@ import glotlift
 from glotlift.cli import app, data, main, tasks
 from glotlift.evaluation.settings import Evaluation
 from glotlift.explanation.settings import Explanation
+from glotlift.explanation.states import PooledStates
 from glotlift.languages import LANGUAGES
 from glotlift.runs import read_parquet, write_parquet
 from glotlift.tasks import load
@@ -725,6 +729,77 @@ def test_a_tuned_lens_is_trained_saved_and_read_beside_the_plain_one(cli, tiny_f
 
 def test_what_cannot_be_explained_is_said_in_a_sentence(cli, tmp_path):
     wrong = cli("explain", "--what", "lens,pixies", "-o", tmp_path)
-    assert wrong.code == 2 and "--what: got 'pixies', expected lens, geometry, patching or switch-off" in wrong.err
+    expected = "--what: got 'pixies', expected lens, geometry, patching, switch-off or item-link"
+    assert wrong.code == 2 and expected in wrong.err
     missing = cli("explain", "tuned-lens", "--texts", tmp_path / "none.txt", "-o", tmp_path)
     assert missing.code == 2 and "none.txt: cannot be read as text" in missing.err
+
+
+@pytest.fixture
+def tiny_adapter(tiny, tmp_path) -> Path:
+    """The folder of an adapter that changes what the tiny model answers."""
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = get_peft_model(copy.deepcopy(tiny("llama").model), lora)
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.data.normal_(0, 0.5)
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_pooling_item_link_and_random_adapter_are_asked_for_by_flags(cli, tiny_folder, tiny_adapter, tmp_path):
+    out = tmp_path / "out"
+    asked = ("--model", tiny_folder, "--adapter", tiny_adapter, "--languages", "en,de,sw", "--data", "sample",
+             "--limit", "8", "-o", out)  # fmt: skip
+    assert cli("eval", "--tasks", "sentiment", *asked).code == 0
+    more = ("--what", "lens,geometry,item-link", "--pooling", "whole", "--random-adapter")
+    done = cli("explain", *asked, *more)
+    assert done.code == 0, done.err
+    assert "item link, towards_pivot_mean: " in done.err and "item link, earlier_crossover: " in done.err
+
+    states = {where: PooledStates(out / where / "geometry/sentiment/states/tuned/de.safetensors")
+              for where in ("", "random_adapter")}  # fmt: skip
+    assert states[""].metadata["pooling"] == "whole" and min(states[""].lengths) > 40  # with the demonstrations
+    assert states["random_adapter"].lengths == states[""].lengths
+    assert abs(states[""].layer(3) - states["random_adapter"].layer(3)).max() > 1e-3
+    base = "geometry/sentiment/states/base/de.safetensors"
+    assert (out / base).read_bytes() == (out / "random_adapter" / base).read_bytes()
+    for place in ("geometry/sentiment/similarity.parquet", "lens/tuned/sentiment/de.parquet"):
+        frames = [read_parquet(folder / place)[0] for folder in (out, out / "random_adapter")]
+        assert frames[0].shape == frames[1].shape and not frames[0].equals(frames[1])
+    assert read_parquet(out / "geometry/sentiment/similarity.parquet")[1]["pooling"] == "whole"
+
+    link, _ = read_parquet(out / "item_link/sentiment/summary.parquet")
+    assert set(link["quantity"]) == {"towards_pivot", "towards_pivot_mean", "earlier_crossover"}
+    assert set(link["language"]) == {"de", "sw", "all"} and not (out / "random_adapter" / "item_link").exists()
+    flipped, stayed = 0, 0
+    for code in ("de", "sw"):
+        right = [
+            (frame["gold"] == frame["predicted"]).to_numpy()
+            for variant in ("base", "tuned")
+            for frame in [read_parquet(out / "predictions" / variant / "sentiment" / f"{code}.parquet")[0]]
+        ]
+        flipped, stayed = flipped + (~right[0] & right[1]).sum(), stayed + (~right[0] & ~right[1]).sum()
+    row = link.query("quantity == 'towards_pivot_mean' and language == 'all'").iloc[0]
+    assert (row["n_flipped"], row["n_stayed"]) == (flipped, stayed) and flipped + stayed > 0
+    assert "random adapter" in (out / "figures" / "mexa-sentiment.svg").read_text(encoding="utf-8")
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix in (".parquet", ".safetensors")
+              and "random_adapter" not in path.parts}  # fmt: skip
+    assert cli("explain", *asked, *more).code == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # nothing is computed twice
+
+
+def test_what_these_flags_need_is_said_before_anything_runs(refused, tiny_folder, tiny_adapter, tmp_path):
+    asked = ("explain", "--model", tiny_folder, "--languages", "en,de", "--data", "sample", "--limit", "2", "-o",
+             tmp_path / "out")  # fmt: skip
+    assert refused(*asked, "--pooling", "mean").startswith("--pooling: got 'mean', expected ")
+    assert refused(*asked, "--random-adapter").startswith("random_adapter: got no adapter, expected ")
+    assert "got item-link without geometry, expected both" in refused(*asked, "--what", "item-link")
+    both = ("--what", "geometry,item-link")
+    assert refused(*asked, *both).startswith("item-link: got no tuned model to look into")
+    missing = refused(*asked, *both, "--adapter", tiny_adapter)
+    assert "predictions/base/sentiment/de.parquet, expected the predictions of base and tuned" in missing
+    assert not (tmp_path / "out" / "geometry").exists()

@@ -139,6 +139,22 @@ def test_a_changed_prompt_is_evaluated_again(recipe, again, tmp_path):
     assert (predictions / "en.parquet").read_bytes() == before["en"]
 
 
+def test_a_recipe_asks_for_pooling_item_link_and_the_random_adapter(recipe, again):
+    asked = ["explain.what=[geometry, item-link]", "explain.pooling=position-weighted", "explain.random_adapter=true"]
+    before = (again / "geometry/sentiment/states/tuned/de.safetensors").read_bytes()
+    run(recipe, again, settings=asked)
+    manifest = json.loads((again / "manifest.json").read_text())
+    assert manifest["stages"]["explain"]["status"] == "done"
+    assert (again / "geometry/sentiment/states/tuned/de.safetensors").read_bytes() != before
+    assert (again / "random_adapter" / "geometry" / "sentiment" / "similarity.parquet").is_file()
+    link, about = read_parquet(again / "item_link" / "sentiment" / "summary.parquet")
+    assert set(link["quantity"]) == {"towards_pivot", "towards_pivot_mean"} and set(link["language"]) == {"de", "all"}
+    assert about["pooling"] == "position-weighted"
+    shutil.rmtree(again / "random_adapter")  # an output that is missing is made again
+    run(recipe, again, settings=asked)
+    assert (again / "random_adapter" / "adapter" / "random_adapter.json").is_file()
+
+
 # When to kill: as soon as this is there.
 MOMENTS = {
     "in training": "checkpoints/*/checkpoint-3/trainer_state.json",

@@ -7,10 +7,13 @@ shares with theirs.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 
 from glotlift.measures import LEVEL
+
+T = TypeVar("T", float, np.ndarray)
 
 N_RESAMPLES = 10_000
 
@@ -38,9 +41,21 @@ def bounds(low: float, high: float, n_items: int, ends: tuple[float, float]) -> 
     """
     if high - low > NO_SPREAD:
         return low, high
-    share, value = ((1 - LEVEL) / 2) ** (1 / n_items), (low + high) / 2
-    first, last = (share * value + (1 - share) * end for end in ends)
+    first, last = exact_bounds((low + high) / 2, n_items, ends)
     return first, last
+
+
+def exact_bounds(value: T, n_items: int, ends: tuple[float, float]) -> tuple[T, T]:
+    """Return the bounds of what all items have alike, see `bounds`.
+
+    Args:
+        value: that each item has, a number or an array of several measures' values.
+        n_items: that were drawn, at least one.
+        ends: the least and the most that an item's value can be.
+    """
+    share = ((1 - LEVEL) / 2) ** (1 / n_items)
+    low, high = (share * value + (1 - share) * end for end in ends)
+    return low, high
 
 
 @lru_cache(maxsize=1)

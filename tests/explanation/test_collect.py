@@ -204,3 +204,22 @@ def test_what_the_lens_is_asked_for_beside_is_added_without_changing_the_rest(lo
         f"{whose}_sequence_{label}" for whose in ("english", "own") for label in ("positive", "negative")
     }
     assert {path.parts[-4] for path in tmp_path.glob("*/*/*/*.parquet")} == {"lens", "components", "paper_lens"}
+
+
+@pytest.mark.parametrize("pooling", ["question", "position-weighted", "whole"])
+def test_states_are_pooled_as_asked(loud, ask, words, tmp_path, pooling):
+    loaded, given = loud("llama"), words("en", "de")
+    collect.explain(Subject(loaded, ask(loaded), tmp_path, **given), ["geometry"])  # what is there is of another
+    collect.explain(Subject(loaded, ask(loaded), tmp_path, **given, pooling=pooling), ["lens", "geometry"])
+    kept = PooledStates(tmp_path / "geometry" / "sentiment" / "states" / "base" / "de.safetensors")
+    for k, row in enumerate(ask(loaded)["de"].rows):
+        start, end = (0, len(row.prompt)) if pooling == "whole" else row.span
+        weights = torch.arange(1.0, end - start + 1) if pooling == "position-weighted" else torch.ones(end - start)
+        with torch.inference_mode():
+            embedded = loaded.model.get_input_embeddings()(torch.tensor(row.prompt[start:end]))
+        expected = (weights[:, None] * embedded).sum(0) / weights.sum()
+        np.testing.assert_allclose(kept.layer(0)[k], expected, rtol=1e-3, atol=1e-4)
+        assert kept.lengths[k] == end - start
+    assert kept.metadata["pooling"] == pooling
+    for name in ("similarity", "probe"):
+        assert read_parquet(tmp_path / "geometry" / "sentiment" / f"{name}.parquet")[1]["pooling"] == pooling

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from glotlift.explanation.geometry import ArrayStates
-from glotlift.explanation.item_link import LINK_COLUMNS, item_link, movement, read_outcomes
+from glotlift.explanation.item_link import LINK_COLUMNS, earlier_crossover, item_link, movement, read_outcomes
 from glotlift.runs import write_parquet
+from tests.explanation.test_lens_summary import write_lens
 
 CODES = ["de", "sw", "th"]
 
@@ -162,3 +163,16 @@ def test_outcomes_are_read_from_prediction_files(tmp_path):
         ["de", "y", True, True],
         ["de", "z", False, False],
     ]
+
+
+def test_an_earlier_crossover_is_counted_in_layers_an_item(tmp_path):
+    english = [[0.0, 0.3, 0.3, 0.1], [0.0, 0.3, 0.3, 0.3]]  # own words take over on layer 3, and never
+    own = [[0.0, 0.0, 0.1, 0.6], [0.0, 0.0, 0.0, 0.0]]
+    earlier = [[0.0, 0.6, 0.6, 0.6], [0.0, 0.6, 0.6, 0.6]]
+    write_lens(tmp_path, "de", "base", english_mass=english, own_mass=own)
+    write_lens(tmp_path, "de", "tuned", english_mass=[[0.3, 0.3, 0.3, 0.1]] * 2, own_mass=earlier)
+    write_lens(tmp_path, "th", "base", english_mass=english, own_mass=own)  # of an earlier run, without a tuned one
+    found = earlier_crossover(tmp_path, "t", ["de"])
+    assert found.columns.tolist() == ["quantity", "layer", "language", "id", "value"]
+    assert found["id"].tolist() == ["0", "1"] and found["layer"].isna().all()
+    assert found["value"].iloc[0] == 2.0 and np.isnan(found["value"].iloc[1])

@@ -26,12 +26,18 @@ def explain(
     answers: Annotated[str | None, given("--answers", "Answer words of the demonstrations.", "own")] = None,
     limit: Annotated[int | None, given("--limit", "Items a language.", "100")] = None,
     what: Annotated[
-        str | None, given("--what", "Of lens, geometry, patching, switch-off, by commas.", "lens,geometry")
+        str | None, given("--what", "Of lens, geometry, patching, switch-off, item-link, by commas.", "lens,geometry")
     ] = None,
     sequences: Annotated[bool | None, given("--sequences", "Read whole answer words on every layer, too.")] = None,
     components: Annotated[bool | None, given("--components", "Read what attention and MLP add, too.")] = None,
     paper: Annotated[bool | None, given("--paper", "Add the quantities of arXiv 2405.13816.")] = None,
     tuned_lens: TunedLens = None,
+    pooling: Annotated[
+        str | None, given("--pooling", "question, position-weighted or whole: tokens of a state.", "question")
+    ] = None,
+    random_adapter: Annotated[
+        bool | None, given("--random-adapter", "Look into a random adapter of the same norm, too.")
+    ] = None,
     output_path: Annotated[Path, typer.Option("--output-path", "-o", help="Gets a folder a kind.")] = Path(
         "runs/explain"
     ),

@@ -1,8 +1,9 @@
 """The one pass that feeds lens and geometry.
 
-Enters: a subject. Leaves: `lens/` and `geometry/` of the run folder, and what else the lens was asked for, see
-`glotlift.explanation.lens` and `glotlift.explanation.geometry`. A language's files carry the fingerprint of all their
-numbers depend on and are written as soon as they are computed, so a run that was killed goes on where it was.
+Enters: a subject. Leaves: `lens/` and `geometry/` of the run folder, what else the lens was asked for, and the item
+link that is made of both, see `glotlift.explanation.lens`, `.geometry` and `.link_file`. A language's files carry the
+fingerprint of all their numbers depend on and are written as soon as they are computed, so a run that was killed goes
+on where it was.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import torch
 from glotlift.errors import ModelError, RunError
 from glotlift.explanation.geometry import N_PERMUTATIONS, PooledStates, write_geometry, write_states
 from glotlift.explanation.lens_pass import LensPass
+from glotlift.explanation.link_file import check_outcomes, write_link
+from glotlift.explanation.pooling import pooled_rows
 from glotlift.explanation.self_test import self_test
 from glotlift.explanation.subject import LensOptions, Questions, Subject, looked_into, say_what_is_left_out
 from glotlift.explanation.token_sets import token_sets
@@ -71,8 +74,14 @@ def explain_languages(
 
 
 def explain(subject: Subject, kinds: Sequence[str], *, n_permutations: int = N_PERMUTATIONS) -> None:
-    """Write `lens`, `geometry` or both of a subject; arguments and errors as `explain_languages`."""
+    """Write `lens`, `geometry`, `item-link` or several of a subject; arguments and errors as `explain_languages`.
+
+    Raises:
+        DataError: the item link lacks the predictions of evaluation.
+    """
     loaded, states = subject.loaded, {}
+    if "item-link" in kinds:
+        check_outcomes(subject)
     say_what_is_left_out(loaded)
     translators = load_tuned_lens(subject.lens.tuned_lens, loaded) if subject.lens.tuned_lens else None
     target = subject.folder / "geometry" / subject.task_key
@@ -82,7 +91,8 @@ def explain(subject: Subject, kinds: Sequence[str], *, n_permutations: int = N_P
         pooled = PooledStates(target / "states" / variant / f"{language}.safetensors")
         states.setdefault(variant, {})[language] = pooled
         lens = LensPass(subject, variant, language, questions, sets, translators) if "lens" in kinds else None
-        of_states = digest(identity(loaded, variant, language, questions))
+        pooling = () if subject.pooling == "question" else (subject.pooling,)
+        of_states = digest(identity(loaded, variant, language, questions), *pooling)
         wants_states = "geometry" in kinds and pooled.metadata.get("fingerprint") != of_states
         if not wants_states and (lens is None or lens.is_written):
             subject.progress(len(questions.rows))
@@ -96,8 +106,10 @@ def explain(subject: Subject, kinds: Sequence[str], *, n_permutations: int = N_P
             raise type(fault)(f"task {subject.task_key!r}, {language}: {fault}") from None
         if kept is not None:
             ids = [item.id for item in questions.items]
-            lengths = [row.span[1] - row.span[0] for row in questions.rows]
-            write_states(pooled.path, kept, {"fingerprint": of_states, "ids": ids, "lengths": lengths})
+            spans = [row.span for row in pooled_rows(questions.rows, subject.pooling)]
+            lengths = [end - start for start, end in spans]
+            about = {"fingerprint": of_states, "ids": ids, "lengths": lengths, "pooling": subject.pooling}
+            write_states(pooled.path, kept, about)
         if lens is not None:
             lens.write()
     if "geometry" in kinds:
@@ -105,6 +117,8 @@ def explain(subject: Subject, kinds: Sequence[str], *, n_permutations: int = N_P
             variant: {code: PooledStates(of.path) for code, of in each.items()} for variant, each in states.items()
         }
         write_geometry(target, states, seed=subject.seed, n_permutations=n_permutations)
+    if "item-link" in kinds:
+        write_link(subject, states, with_lens="lens" in kinds)
 
 
 def identity(loaded: LoadedModel, variant: str, language: str, questions: Questions) -> list[Any]:
@@ -123,7 +137,7 @@ def _run(
     indexes, pooled = [], []
     with subject.loaded.as_variant(variant, language) as model:
         batches = run(
-            model, rows, token_budget=subject.token_budget, tokens=tokens,
+            model, pooled_rows(rows, subject.pooling), token_budget=subject.token_budget, tokens=tokens,
             pooled_states=wants_states, asked_states=lens is not None,
         )  # fmt: skip
         for batch in batches:

@@ -103,6 +103,7 @@ def write_geometry(
     settings = {"seed": seed, "n_permutations": n_permutations, "n_resamples": n_resamples}
     metadata = {"pivot": pivot, **settings}
     metadata["fingerprint"] = digest(sources, metadata, FRAMES)
+    metadata["pooling"] = next(iter(states["base"].values())).metadata.get("pooling", "question")
     files = [folder / f"{name}.parquet" for name in FRAMES]
     if all(parquet_metadata(file).get("fingerprint") == metadata["fingerprint"] for file in files):
         return False

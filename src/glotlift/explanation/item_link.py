@@ -26,9 +26,11 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from glotlift.explanation.resampling import LEVEL, N_RESAMPLES, item_counts
+from glotlift.explanation.lens_summary import crossover, read_lens
+from glotlift.explanation.resampling import N_RESAMPLES, item_counts
 from glotlift.explanation.similarity import unit
 from glotlift.explanation.states import States, parallel, pivot_of
+from glotlift.measures import LEVEL
 from glotlift.runs import read_parquet
 
 N_SIGN_FLIPS = 10_000
@@ -37,6 +39,9 @@ LINK_COLUMNS = [
     *("quantity", "layer", "language", "n_flipped", "n_stayed"),
     *("mean_flipped", "mean_stayed", "value", "low", "high", "p"),
 ]
+
+_MASSES = ["english_mass", "own_mass"]
+"""Columns of a lens file between which an item crosses over."""
 
 _MIN_GROUP = 3
 """Items of each kind; with fewer there is neither interval nor p."""
@@ -96,6 +101,32 @@ def movement(states: States) -> pd.DataFrame:
             rows = pd.DataFrame({"id": items.ids, "value": values})
             parts.append(rows.assign(quantity=quantity, layer=pd.array([layer] * len(rows), "Int64"), language=code))
     return pd.concat(parts, ignore_index=True).loc[:, ["quantity", "layer", "language", "id", "value"]]
+
+
+def earlier_crossover(folder: Path, key: str, languages: Sequence[str]) -> pd.DataFrame:
+    """Return how many layers earlier own words take over from English ones by tuning, an item.
+
+    Args:
+        folder: of a run, with the lens files of `base` and `tuned`.
+        key: name of the test set in paths.
+        languages: codes.
+
+    Returns:
+        `quantity` (`earlier_crossover`), `layer` (NA), `language`, `id`, `value` in layers, NaN for an item that does
+        not cross over in both (see `glotlift.explanation.lens_summary.crossover`).
+    """
+    frame = read_lens(folder)
+    parts = []
+    frame = frame.loc[(frame["task"] == key) & frame["language"].isin(list(languages))]
+    for code, of_language in frame.groupby("language", sort=False):
+        at = {}
+        for variant, part in of_language.groupby("variant"):
+            wide = part.pivot(index="id", columns="layer", values=_MASSES)
+            at[variant] = pd.Series(crossover(*(wide[mass].to_numpy(float) for mass in _MASSES)), wide.index)
+        rows = (at["base"] - at["tuned"]).rename("value").rename_axis("id").reset_index()
+        rows = rows.assign(quantity="earlier_crossover", layer=pd.array([pd.NA] * len(rows), "Int64"), language=code)
+        parts.append(rows.loc[:, ["quantity", "layer", "language", "id", "value"]])
+    return pd.concat(parts, ignore_index=True)
 
 
 def item_link(

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
+from glotlift.explanation.settings import Pooling
 from glotlift.models.packing import Row
-
-Pooling = Literal["question", "position-weighted", "whole"]
 
 
 def pooled_rows(rows: Sequence[Row], pooling: Pooling) -> list[Row]:

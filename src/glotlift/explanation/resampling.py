@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-LEVEL = 0.95
+from glotlift.intervals import NO_SPREAD, exact_bounds
+from glotlift.measures import LEVEL
 
 N_RESAMPLES = 1000
 """Of the bootstrap; the ends of a 95 % interval are then known to a tenth of its width."""
@@ -22,9 +23,6 @@ N_PERMUTATIONS = 1000
 
 MIN_ITEMS = 6
 """With fewer there is no measure: a correlation with two lengths held fixed had less than two degrees of freedom."""
-
-_NO_SPREAD = 1e-9
-"""A width that is none but for rounding."""
 
 
 def item_counts(n_items: int, n_resamples: int, seed: int) -> np.ndarray:
@@ -46,8 +44,7 @@ def interval(draws: np.ndarray, *, ends: tuple[float, float] | None = None, n_it
         draws: an undefined one (NaN) counts as beyond both ends. *Shape:* (draws, ...).
         ends: of a share, or of a difference of shares: the least and the most that the value of an item can be. Where
             no item varies, the bootstrap has no width and says nothing of the items that were not drawn; the exact
-            bound takes its place: at least a share 0.025^(1/n) of all items has the value that all of n items have
-            (Clopper and Pearson 1934), the others may have any. None where a measure is no mean over items.
+            bounds of `glotlift.intervals` take its place. None where a measure is no mean over items.
         n_items: that were drawn, with `ends`.
 
     Returns:
@@ -62,9 +59,8 @@ def interval(draws: np.ndarray, *, ends: tuple[float, float] | None = None, n_it
         found = np.quantile(draws, (tail, 1 - tail), axis=0)
     if ends is None:
         return found
-    share = tail ** (1 / max(n_items, 1))
-    exact = share * found.mean(0) + (1 - share) * np.reshape(ends, (2, *[1] * (found.ndim - 1)))
-    return np.where(found[1] - found[0] <= _NO_SPREAD, exact, found)
+    exact = exact_bounds(found.mean(0), max(n_items, 1), ends)
+    return np.where(found[1] - found[0] <= NO_SPREAD, exact, found)
 
 
 def null_share(value: np.ndarray, null: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ it, into the folder of its name. Kinds of one module are handed over together an
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
@@ -16,8 +16,20 @@ from glotlift.languages import resolve
 from glotlift.models.settings import ModelSettings
 from glotlift.schema import Frozen
 
-KINDS = {"lens": "collect", "geometry": "collect", "patching": "causes", "switch-off": "causes"}
+KINDS = {
+    "lens": "collect",
+    "geometry": "collect",
+    "patching": "causes",
+    "switch-off": "causes",
+    "item-link": "collect",
+}
 """Kind of explanation -> module of `glotlift.explanation` that writes it."""
+
+Pooling = Literal["question", "position-weighted", "whole"]
+"""Which tokens of a prompt the geometry's state of an item is the mean of, see `glotlift.explanation.pooling`."""
+
+CONTROL = "random_adapter"
+"""Folder, in that of an explanation, of the same explanation with a random adapter."""
 
 
 def folder_of(kind: str) -> str:
@@ -30,6 +42,8 @@ def _kinds(names: tuple[str, ...]) -> tuple[str, ...]:
         raise ValueError(f"got {unknown[0]!r}, expected {one_of(KINDS)}")
     if not names:
         raise ValueError(f"got nothing to explain, expected {one_of(KINDS)}")
+    if "item-link" in names and "geometry" not in names:
+        raise ValueError("got item-link without geometry, expected both: it compares the geometry's states")
     return tuple(kind for kind in KINDS if kind in names)
 
 
@@ -54,12 +68,14 @@ class LensSettings(Frozen):
 
 
 class ExplainSettings(LensSettings):
-    """What is looked into, on the items of one test set of `eval`."""
+    """What is looked into, on the items of one test set of `eval`; attributes as `Explanation`."""
 
     task: str | None = None
     languages: Codes | None = None
     limit: Count = 100
     what: Kinds = ("lens", "geometry")
+    pooling: Pooling = "question"
+    random_adapter: bool = False
 
 
 class Explanation(ModelSettings, LensSettings):
@@ -72,7 +88,9 @@ class Explanation(ModelSettings, LensSettings):
         answers: answer words of the demonstrations.
         limit: items a language.
         what: kinds of explanation.
-        seed: of the permutations.
+        pooling: tokens that the geometry's state of an item is the mean of.
+        random_adapter: also look into a random adapter of the same norm, the control of all that an adapter changes.
+        seed: of the permutations, and of the random adapter.
     """
 
     task: Location = "sentiment"
@@ -81,6 +99,8 @@ class Explanation(ModelSettings, LensSettings):
     answers: str = "own"
     limit: Count | None = default_of(ExplainSettings, "limit")
     what: Kinds = default_of(ExplainSettings, "what")
+    pooling: Pooling = default_of(ExplainSettings, "pooling")
+    random_adapter: bool = default_of(ExplainSettings, "random_adapter")
     seed: Natural = 0
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from glotlift.explanation.settings import Pooling
 from glotlift.models.load import LoadedModel
 from glotlift.models.packing import TOKEN_BUDGET, Row
 from glotlift.tasks.task import AnswerSet, Item
@@ -70,6 +71,7 @@ class Subject:
         token_budget: tokens of a batch.
         progress: called with the number of items done; in all these are variants x items of all languages.
         lens: what the lens reads.
+        pooling: tokens that the geometry's state of an item is the mean of.
     """
 
     loaded: LoadedModel
@@ -82,6 +84,7 @@ class Subject:
     token_budget: int = TOKEN_BUDGET
     progress: Callable[[int], Any] = lambda _n: None
     lens: LensOptions = field(default_factory=LensOptions)
+    pooling: Pooling = "question"
 
 
 def looked_into(loaded: LoadedModel) -> tuple[str, ...]:

@@ -6,9 +6,12 @@ Enters: the files of a run. Leaves: `Figure`s, in reading order. A caption says 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from glotlift.names import safe_name
 from glotlift.reporting.across import grids, members, spreads
@@ -16,10 +19,11 @@ from glotlift.reporting.cause_charts import patching_chart, switch_off_chart
 from glotlift.reporting.charts import accuracy_chart, balance_chart, loss_chart, parts_chart, spread_chart
 from glotlift.reporting.heatmaps import consistency_chart, grid_chart
 from glotlift.reporting.inside import correlation_chart, entropy_chart, lens_chart, pca_chart
-from glotlift.reporting.names import language
-from glotlift.reporting.read import RunFiles
+from glotlift.reporting.language_curves import SIMILARITIES, component_chart, probe_chart, similarity_chart
+from glotlift.reporting.names import grouped, language
+from glotlift.reporting.read import RANDOM, RunFiles, read_run
 from glotlift.reporting.table import decided
-from glotlift.reporting.theme import to_svg
+from glotlift.reporting.theme import save, to_svg
 
 _ACCURACY = (
     "Left: accuracy with its 95 % Wilson interval. Right: the same after batch calibration, which takes out a constant "
@@ -98,6 +102,40 @@ _CORRELATION = (
     "solid line has length taken out. Inside the grey band, pairing the items at random does as well, so nothing is "
     "to be concluded. The sign of a principal component carries no meaning."
 )
+_ALIKE = {
+    "cka": (
+        "Do the same questions lie close to each other in both languages? 1 is the same space up to rotation, offset "
+        "and scale, about 0 no common structure; debiased, so few items do not raise it."
+    ),
+    "mexa": (
+        "Share of the questions whose translation is nearer than any other question, looked for from both sides. Read "
+        "the lower row: raw cosines are dominated by what all questions of a language have in common."
+    ),
+    "retrieval": (
+        "Share of the questions whose translation is the nearest one, mean of the two directions. Read the lower row: "
+        "raw cosines are dominated by what all questions of a language have in common."
+    ),
+}
+_ALIKE_HOW = (
+    " The codes stand at the last layer, in the order of {variant}. Between the dashed lines, pairing the items at "
+    "random does as well. Bands that overlap are no test of a change: the items are the same, and geometry/ holds the "
+    "paired difference. When tuning raises all pairs alike, languages have come together, not to {pivot}."
+)
+_RANDOM = (
+    " The random adapter moves every weight matrix as far as the tuned one, in random directions: what it changes, "
+    "too, comes of moving the weights at all."
+)
+_PROBE = (
+    "A linear probe, trained on other questions, is asked for the language of a state. Where it is right on all "
+    "languages, that layer keeps them apart; where it falls towards chance, the layer is shared. That a language can "
+    "be read off does not show that the model uses it."
+)
+_COMPONENTS = (
+    "What each block's attention and MLP add to the state at the last position, read like a state: through the final "
+    "norm, so that the direction counts and not how much is added. Layers are not added up here, and a component "
+    "that writes against another shows in neither. Where no token begins a word of one language alone, as where both "
+    "spell it alike, that language is left out."
+)
 _PATCHING = (
     "The English state of a layer is put into the same question in another language. What its own item's state repairs "
     "and another item's does not, the model knows in English and loses before that layer: room that tuning could fill. "
@@ -160,6 +198,7 @@ def figures(run: RunFiles) -> Iterator[Figure]:
         alt = f"Correlation of the first principal component with {pivot} over the layers, a panel a language"
         caption = _CORRELATION.format(pivot=pivot)
         yield _figure("pc1", "inside", key, alt, caption, correlation_chart(frame, key))
+    yield from _of_languages(run)
     for key, frame in run.patching.items():
         alt = f"Share of wrong answers on {key} that English states repair, by layer"
         yield _figure("patching", "inside", key, alt, _PATCHING, patching_chart(frame, key))
@@ -169,6 +208,57 @@ def figures(run: RunFiles) -> Iterator[Figure]:
     if any("loss" in entry and "step" in entry for entry in run.history.get("log", ())):
         svg = to_svg(loss_chart(run.history), "Loss over the optimizer steps")
         yield Figure("loss", "training", "", "Loss over the optimizer steps", _LOSS, svg)
+
+
+def write_figures(folder: Path, drawn: Iterable[Figure]) -> None:
+    """Write figures into `figures/` of a folder, as SVG, PNG and PDF.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    for figure in drawn:
+        for suffix in (".svg", ".png", ".pdf"):
+            save(figure.svg, folder / "figures" / f"{figure.name}{suffix}")
+
+
+def write_explanation(folder: Path, adapter: Path | None = None) -> None:
+    """Write the figures of what happens inside a model, from the files of an explanation.
+
+    Args:
+        folder: with a folder a kind of explanation; gets `figures/`.
+        adapter: whose history says which languages the model was tuned on; None for no adapter.
+
+    Raises:
+        OutputError: a file cannot be read or written.
+    """
+    run = read_run(folder, adapter=adapter)
+    write_figures(folder, (figure for figure in figures(run) if figure.section == "inside"))
+
+
+def _of_languages(run: RunFiles) -> Iterator[Figure]:
+    """Yield the figures in which every language is a line over the layers."""
+
+    def groups(frame: pd.DataFrame) -> dict[str, list[str]]:
+        codes = set(frame["language"]) - {"all"}
+        return grouped({"seen": run.seen, "pivot": run.pivot}, codes)
+
+    for key, frame in run.similarity.items():
+        pivot = language(frame["pivot"].iloc[0]).name
+        control = _RANDOM if RANDOM in set(frame["variant"]) else ""
+        variant = "tuned" if "tuned" in set(frame["variant"]) else "base"
+        for name, (title, measures) in SIMILARITIES.items():
+            if measures.keys().isdisjoint(frame["measure"]):
+                continue
+            alt = f"{title} between {pivot} and every language over the layers on {key}, by group of languages"
+            caption = _ALIKE[name] + _ALIKE_HOW.format(variant=variant, pivot=pivot) + control
+            yield _figure(name, "inside", key, alt, caption, similarity_chart(frame, key, name, groups(frame)))
+    for key, frame in run.probe.items():
+        control = _RANDOM if RANDOM in set(frame["variant"]) else ""
+        alt = f"Accuracy of a language probe over the layers on {key}, by group of languages"
+        yield _figure("probe", "inside", key, alt, _PROBE + control, probe_chart(frame, key, groups(frame)))
+    for key, frame in run.components.items():
+        alt = f"Mass of label words in what attention and MLP of every layer add on {key}"
+        yield _figure("components", "inside", key, alt, _COMPONENTS, component_chart(frame, key, groups(frame)))
 
 
 def _of_test_set(scores: dict[str, Any], key: str) -> Iterator[Figure]:

@@ -19,7 +19,7 @@ from glotlift.reporting.across import grids, members, spreads
 from glotlift.reporting.baselines import baseline_table, strength_table
 from glotlift.reporting.card import model_card
 from glotlift.reporting.charts import second_accuracy
-from glotlift.reporting.figures import Figure, figures, slug
+from glotlift.reporting.figures import Figure, figures, slug, write_figures
 from glotlift.reporting.names import SEEN, UNSEEN, guarantee, language, listing
 from glotlift.reporting.opening import opening
 from glotlift.reporting.read import RunFiles, read_run
@@ -38,7 +38,7 @@ from glotlift.reporting.table import (
     rollup_table,
 )
 from glotlift.reporting.tables import write_tables
-from glotlift.reporting.theme import LABELS, inline, save
+from glotlift.reporting.theme import LABELS, inline
 from glotlift.runs import write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -69,9 +69,7 @@ def write_report(run: Path) -> Path:
     """
     files = read_run(run)
     drawn = list(figures(files))
-    for figure in drawn:
-        for suffix in (".svg", ".png", ".pdf"):
-            save(figure.svg, run / "figures" / f"{figure.name}{suffix}")
+    write_figures(run, drawn)
     page = run / "report.html"
     write_text(page, render_page(files, drawn))
     if files.scores.get("tasks"):

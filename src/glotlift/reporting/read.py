@@ -24,9 +24,16 @@ from glotlift.strict_json import read_json
 MEASURES = ("english_mass", "own_mass", "shared_mass", "entropy_bits")
 """Columns of a lens file that are averaged over the items."""
 
+RANDOM = "random adapter"
+"""Variant of the control: a random adapter of the same norm."""
+
 _EXPLAINED = ("variant",), ("layer", "pc1", "pc2")
 _PCA = ("variant", "language", "id"), ("layer", "pc1", "pc2")
 _CORRELATION = ("variant", "language"), ("layer", "r", "r_partial", "null_low", "null_high")
+_SIMILARITY = (
+    ("variant", "measure", "language", "other"), ("layer", "value", "low", "high", "null_low", "null_high")
+)  # fmt: skip
+_PROBE = ("variant", "language"), ("layer", "value", "low", "high", "chance")
 _PATCHING = (
     ("variant", "language", "site", "source", "calibration", "measure"), ("layer", "value", "low", "high", "n")
 )  # fmt: skip
@@ -51,6 +58,10 @@ class RunFiles:
         pca: task key -> one row a variant, layer, language and item: `pc1`, `pc2`.
         explained: task key -> one row a variant and layer: share of the variance that `pc1` and `pc2` hold.
         correlation: task key -> one row a variant, layer and language, with the `pivot` it is held against.
+        similarity: task key -> one row a variant, layer, measure and pair of languages, with the `pivot`; where the
+            control was asked for, it is the variant `RANDOM` here and in `probe`.
+        probe: task key -> one row a variant, layer and language, and `all`: accuracy of the language probe.
+        components: task key -> as `lens`, and `component`.
         patching: task key -> one row a share that English states repair or break, see docs/explain.md.
         switch_off: task key -> one row a configuration of the adapter and measure, likewise.
     """
@@ -67,6 +78,9 @@ class RunFiles:
     pca: dict[str, pd.DataFrame]
     explained: dict[str, pd.DataFrame]
     correlation: dict[str, pd.DataFrame]
+    similarity: dict[str, pd.DataFrame]
+    probe: dict[str, pd.DataFrame]
+    components: dict[str, pd.DataFrame]
     patching: dict[str, pd.DataFrame]
     switch_off: dict[str, pd.DataFrame]
 
@@ -132,11 +146,12 @@ class RunFiles:
         return {package: ", ".join(versions) for package, versions in found.items()}
 
 
-def read_run(path: Path, *, with_frames: bool = True) -> RunFiles:
+def read_run(path: Path, *, with_frames: bool = True, adapter: Path | None = None) -> RunFiles:
     """Return what a run folder holds.
 
     Args:
         path: the folder.
+        adapter: where the adapter lies; None for in the folder.
         with_frames: False leaves out what is known of the inside of the model.
 
     Raises:
@@ -153,13 +168,16 @@ def read_run(path: Path, *, with_frames: bool = True) -> RunFiles:
         recipe_text=_as_text(content) if content else "",
         stages=_stages(path / "manifest.json"),
         scores=_read_json(path / "scores.json", "scores").get("glotlift", {}),
-        history=_read_json(path / "adapter" / "history.json", "history"),
+        history=_read_json((adapter or path / "adapter") / "history.json", "history"),
         certificate=_read_json(path / "merge.json", "certificate"),
         audit=_read_json(path / "data" / "audit.json", "audit"),
         lens=_read_lens(path / "lens") if with_frames else {},
         pca=_read_geometry(geometry, "pca.parquet", *_PCA),
         explained=_read_geometry(geometry, "explained.parquet", *_EXPLAINED),
         correlation=_read_geometry(geometry, "correlation.parquet", *_CORRELATION),
+        similarity=_with_control(geometry, "similarity.parquet", *_SIMILARITY),
+        probe=_with_control(geometry, "probe.parquet", *_PROBE),
+        components=_read_lens(path / "components", ("component",)) if with_frames else {},
         patching=_read_geometry(path / "patching" if with_frames else None, "summary.parquet", *_PATCHING),
         switch_off=_read_geometry(path / "switch_off" if with_frames else None, "summary.parquet", *_SWITCH_OFF),
     )
@@ -188,24 +206,25 @@ def _read_frame(path: Path, names: tuple[str, ...], numbers: tuple[str, ...]) ->
     return checked_frame(frame, names, numbers, path), metadata
 
 
-def _read_lens(folder: Path) -> dict[str, pd.DataFrame]:
+def _read_lens(folder: Path, parts_of_layer: tuple[str, ...] = ()) -> dict[str, pd.DataFrame]:
+    """Return task key -> means over the items; `parts_of_layer` names columns beside `layer` that tell rows apart."""
     frames: dict[str, list[pd.DataFrame]] = {}
     for path in sorted(folder.glob("*/*/*.parquet")):
         variant, key = path.parts[-3:-1]
-        frame, _ = _read_frame(path, (), ("layer", *MEASURES))
+        frame, _ = _read_frame(path, parts_of_layer, ("layer", *MEASURES))
         if len(frame):
-            means = _mean_over_items(frame)
+            means = _mean_over_items(frame, ("layer", *parts_of_layer))
             frames.setdefault(key, []).append(means.assign(variant=variant, language=path.stem))
     return {key: pd.concat(parts, ignore_index=True) for key, parts in frames.items()}
 
 
-def _mean_over_items(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a layer and measure: mean over the items and its 95 % interval (Student's t), within bounds.
+def _mean_over_items(frame: pd.DataFrame, keys: tuple[str, ...]) -> pd.DataFrame:
+    """Return one row a measure and whatever the keys tell apart: mean over the items and its 95 % interval, in bounds.
 
-    One item has no interval, and neither have items that are all the same.
+    The interval is Student's t. One item has none, and neither have items that are all the same.
     """
-    tidy = frame.melt("layer", list(MEASURES), var_name="measure", value_name="value")
-    out = tidy.groupby(["measure", "layer"])["value"].agg(["mean", "sem", "count"]).reset_index()
+    tidy = frame.melt(list(keys), list(MEASURES), var_name="measure", value_name="value")
+    out = tidy.groupby(["measure", *keys])["value"].agg(["mean", "sem", "count"]).reset_index()
     half = out["sem"].where(out["sem"] > 0) * student.ppf(0.975, out["count"] - 1)
     most = np.where(out["measure"] == "entropy_bits", np.inf, 1.0)
     out = out.assign(low=(out["mean"] - half).clip(lower=0.0), high=np.minimum(out["mean"] + half, most))
@@ -222,3 +241,19 @@ def _read_geometry(
         if len(frame):
             frames[path.parent.name] = frame.assign(pivot=str(metadata.get("pivot", "en")))
     return frames
+
+
+def _with_control(
+    folder: Path | None, name: str, names: tuple[str, ...], numbers: tuple[str, ...]
+) -> dict[str, pd.DataFrame]:
+    """Return the rows of base and tuned, not those of their difference, and those of a random adapter as `RANDOM`."""
+    frames = _read_geometry(folder, name, names, numbers)
+    control = _read_geometry(folder.parent / "random_adapter" / "geometry" if folder else None, name, names, numbers)
+    found = {}
+    for key, frame in frames.items():
+        parts = [frame.loc[frame["variant"] != "difference"]]
+        if key in control:
+            random = control[key].loc[control[key]["variant"] == "tuned"]
+            parts.append(random.assign(variant=RANDOM))
+        found[key] = pd.concat(parts, ignore_index=True)
+    return found

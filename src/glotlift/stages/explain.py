@@ -1,33 +1,38 @@
 """Stage `explain`: base and tuned model looked into, on the items of one test set.
 
-Reads: `adapter/`, the base model, the test rows, a tuned lens. Writes: `lens/`, `geometry/`, a folder a kind, and what
-the lens reads beside. Fingerprint: that of `eval`, the settings of explanation, the tuned lens.
+Reads: `adapter/`, the base model, the test rows, a tuned lens, `predictions/` for the item link. Writes: `lens/`,
+`geometry/`, a folder a kind, what the lens reads beside, and `random_adapter/` where it is asked for. Fingerprint: that
+of `eval`, the settings of explanation, the tuned lens.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from glotlift.errors import DataError, LanguageError, RecipeError, one_of
+from glotlift.errors import DataError, LanguageError, ModelError, RecipeError, one_of
 from glotlift.evaluation.settings import EvalSettings
 from glotlift.evaluation.test_sets import TestSet, read_test_sets
 from glotlift.explanation.settings import (
+    CONTROL,
     KINDS,
+    ExplainSettings,
     Explanation,
     LensSettings,
     LensTraining,
     TextLens,
     folder_of,
 )
+from glotlift.models.settings import ModelSettings
 from glotlift.recipe import Recipe
 from glotlift.runs import RunFolder
 from glotlift.schema import validate
 from glotlift.stages.evaluate import EVALUATE
 from glotlift.stages.stage import OpenRun, Stage
-from glotlift.stages.train import TRAIN
+from glotlift.stages.train import ADAPTER, TRAIN
 from glotlift.tasks.task import AnswerSet, Task
 
 log = logging.getLogger("glotlift")
@@ -38,13 +43,16 @@ def explain(explanation: Explanation | None = None, *, output_path: str | Path, 
 
     Args:
         explanation: what to look at; or its settings as keywords.
-        output_path: gets a folder a kind of explanation.
+        output_path: gets a folder a kind of explanation. The item link reads its `predictions/`.
         settings: see `glotlift.explanation.settings.Explanation`.
 
     Returns:
-        The folder.
+        The folder, with `figures/` of all that is in it.
+
+    Raises:
+        UserError: a setting, the task, its rows, the model or the adapter is at fault.
     """
-    from glotlift.models.load import load_model
+    from glotlift.reporting.figures import write_explanation
 
     asked = explanation or validate(Explanation, settings, "explain", RecipeError)
     entry = {name: getattr(asked, name) for name in ("task", "source", "answers", "limit")}
@@ -52,8 +60,13 @@ def explain(explanation: Explanation | None = None, *, output_path: str | Path, 
     (test_set,) = read_test_sets(chosen).values()
     folder = RunFolder(Path(output_path))
     with folder.lock():
-        loaded = load_model(asked.model, adapter=asked.adapter, dtype=asked.dtype, device=asked.device)
-        _explain(loaded, test_set, folder.path, chosen.token_budget, asked.seed, asked.what, asked)
+        control = _control(asked.adapter, folder.path, asked.seed) if asked.random_adapter else None
+        loaded = _loaded(asked, asked.adapter)
+        _explain(loaded, test_set, folder.path, chosen.token_budget, asked.seed, asked)
+        if control is not None:
+            del loaded  # two models would need the memory of two
+            _explain_control(_loaded(asked, control), test_set, folder.path, chosen.token_budget, asked.seed, asked)
+        write_explanation(folder.path, Path(asked.adapter) if asked.adapter else None)
     return folder.path
 
 
@@ -148,33 +161,62 @@ def explained(recipe: Recipe, test_sets: Mapping[str, TestSet]) -> TestSet:
     return TestSet(test_set.settings, test_set.task, items)
 
 
+def _control(adapter: str | None, folder: Path, seed: int) -> str:
+    """Write the random adapter of the same norm and return its folder; first of all, since it may be refused."""
+    from glotlift.models.random_adapter import write_random_adapter
+
+    if adapter is None:
+        raise ModelError("random_adapter: got no adapter, expected one that the random one is as large as")
+    target = folder / CONTROL / "adapter"
+    write_random_adapter(adapter, target, seed=seed)
+    return str(target)
+
+
+def _loaded(of: ModelSettings | Recipe, adapter: str | None) -> Any:
+    from glotlift.models.load import load_model
+
+    return load_model(of.model, adapter=adapter, dtype=of.dtype, device=of.device)
+
+
+def _explain_control(
+    loaded: Any, test_set: TestSet, folder: Path, token_budget: int, seed: int, asked: ExplainSettings | Explanation
+) -> None:
+    """Do the same with the random adapter, but for the item link, which is of answers that nobody gave.
+
+    What is known of the base is copied: it carries its fingerprint, so nothing of it is computed again.
+    """
+    target = folder / CONTROL
+    for base in (*folder.glob("*/base"), *folder.glob("*/*/base"), *folder.glob("geometry/*/states/base")):
+        place = base.relative_to(folder)
+        if base.is_dir() and place.parts[0] not in ("predictions", CONTROL):
+            shutil.copytree(base, target / place, dirs_exist_ok=True)
+    without_link = tuple(kind for kind in asked.what if kind != "item-link")
+    _explain(loaded, test_set, target, token_budget, seed, asked.model_copy(update={"what": without_link}))
+
+
 def _explain(
-    loaded: Any,
-    test_set: TestSet,
-    folder: Path,
-    token_budget: int,
-    seed: int,
-    kinds: Sequence[str],
-    lens: LensSettings,
+    loaded: Any, test_set: TestSet, folder: Path, token_budget: int, seed: int, asked: ExplainSettings | Explanation
 ) -> None:
     from glotlift.evaluation.prompts import prepare
     from glotlift.explanation.kinds import explain_kinds
     from glotlift.explanation.subject import LensOptions, Subject, looked_into
     from glotlift.progress import track
 
-    task = test_set.task
+    task, kinds = test_set.task, asked.what
     entry = test_set.settings.model_copy(update={"closing_quote": False})  # no answer is scored here
     prompts = {code: prepare(loaded, task, code, rows, entry) for code, rows in test_set.items.items()}
     english = _english_words(task, next(iter(prompts)))
     own = {code: task.answers(code, "own") for code in prompts}
     if "lens" in kinds:
         _say_coverage(loaded, english, own)
-    options = LensOptions(**{name: getattr(lens, name) for name in LensSettings.model_fields})
+    options = LensOptions(**{name: getattr(asked, name) for name in LensSettings.model_fields})
     passes = len({"lens", "geometry"} & set(kinds)) > 0, "patching" in kinds
     rounds = sum(passes) * len(looked_into(loaded)) + ("switch-off" in kinds)
     total = rounds * sum(len(each.rows) for each in prompts.values())
     with track(f"explain {test_set.key}", total, "items") as advance:
-        subject = Subject(loaded, prompts, folder, test_set.key, english, own, seed, token_budget, advance, options)
+        subject = Subject(
+            loaded, prompts, folder, test_set.key, english, own, seed, token_budget, advance, options, asked.pooling
+        )
         explain_kinds(subject, kinds)
 
 
@@ -201,15 +243,22 @@ def _fingerprint(run: OpenRun) -> str:
 
 def _do(run: OpenRun) -> None:
     test_set, settings = explained(run.recipe, run.test_sets), run.recipe.explain
-    _explain(run.loaded, test_set, run.path, run.evaluation.token_budget, run.recipe.seed, settings.what, settings)
+    rest = test_set, run.path, run.evaluation.token_budget, run.recipe.seed, settings
+    control = _control(str(run.path / ADAPTER), run.path, run.recipe.seed) if settings.random_adapter else None
+    _explain(run.loaded, *rest)
+    if control is not None:
+        _explain_control(_loaded(run.recipe, control), *rest)
 
 
 EXPLAIN = Stage(
     "explain",
     "glotlift run",
     inputs=(TRAIN,),
-    outputs=tuple(folder_of(kind) for kind in KINDS),
+    outputs=(*(folder_of(kind) for kind in KINDS), CONTROL),
     fingerprint=_fingerprint,
     do=_do,
-    asked=lambda run: [folder_of(kind) for kind in run.recipe.explain.what],
+    asked=lambda run: [
+        *(folder_of(kind) for kind in run.recipe.explain.what),
+        *([CONTROL] if run.recipe.explain.random_adapter else ()),
+    ],
 )

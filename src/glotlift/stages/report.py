@@ -15,7 +15,8 @@ from glotlift.stages.evaluate import EVALUATE
 from glotlift.stages.stage import OpenRun, Stage
 
 _READ = ("recipe.yaml", "scores.json", "merge.json", "adapter/*.json", "data/audit.json", "lens/**/*.parquet",
-         "geometry/**/*.parquet")  # fmt: skip
+         "components/**/*.parquet", "geometry/**/*.parquet", "patching/**/*.parquet",
+         "switch_off/**/*.parquet", "random_adapter/geometry/**/*.parquet")  # fmt: skip
 
 
 def report(run_path: str | Path) -> Path:
