@@ -8,7 +8,14 @@ from sklearn.linear_model import Ridge
 
 from glotlift.errors import DataError
 from glotlift.training.agreement import agreement, agrees_better
-from glotlift.training.readout import STRENGTHS, Stated, fit_readout
+from glotlift.training.readout import (
+    STRENGTHS,
+    Stated,
+    Tried,
+    _blocks,
+    _read_by_the_others_choice,
+    fit_readout,
+)
 
 LABELS = ["positive", "negative"]
 
@@ -103,6 +110,28 @@ def test_a_teacher_that_teaches_nothing_leaves_the_model_as_it_is():
     itself = [replace(each, taught=each.own) for each in made]
     assert not fit_readout(itself, LABELS)[0].direction.any()
     assert fit_readout(made, LABELS)[1]["is_used"]
+
+
+def test_what_is_judged_was_chosen_on_other_questions():
+    """Two ways to read, each right on some folds only: a fold is read by what is best on the others."""
+    made, _ = stated(codes=("en", "de"))
+    blocks, _ = _blocks(made, 3, {f"q{number}": number % 5 for number in range(40)})
+    (asked,) = left_out = [each for each in blocks if each.language == "de"]
+    first = asked.fold == 0
+    one = np.where(first[:, None], -asked.taught, asked.taught)
+    other = np.where(first[:, None], asked.taught, 0.0)
+    tried = [Tried(1, 1.0, 0.0, 0.0, [one]), Tried(2, 1.0, 0.0, 0.0, [other])]
+    (read,) = _read_by_the_others_choice(tried, left_out)
+    np.testing.assert_array_equal(read, one)  # on the first fold the other is right, and the others say nothing of it
+    (read,) = _read_by_the_others_choice(tried[1:], left_out)
+    np.testing.assert_array_equal(read, other)
+
+
+def test_the_agreement_that_is_told_is_no_better_than_that_of_the_best():
+    made, _ = stated()
+    _, why = fit_readout(made, LABELS)
+    assert 0.8 < why["agreement"] <= why["chosen"]["agreement"] + 1e-9
+    assert set(why["chosen"]) == {"layer", "strength", "own", "agreement"}
 
 
 def test_the_interval_is_that_of_a_plain_bootstrap():

@@ -252,7 +252,7 @@ def readout_of(run: OpenRun, loaded: LoadedModel, validation: Sequence[QuestionP
     chosen = found["chosen"]
     log.info("train: readout at layer %d of %d, strength %g, %s: agrees with the teacher at %.3f where it was not "
              "fitted, the model's own scores at %.3f (%+.3f to %+.3f)", readout.layer, stated[0].states.shape[1] - 1,
-             chosen["strength"], "added to the model's own scores" if chosen["own"] else "alone", chosen["agreement"],
+             chosen["strength"], "added to the model's own scores" if chosen["own"] else "alone", found["agreement"],
              found["without"], *found["better"])  # fmt: skip
     if not found["is_used"]:
         log.warning("train: the readout agrees with the teacher no better than the model itself: it gets no weight, "

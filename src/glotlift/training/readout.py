@@ -13,14 +13,15 @@ once
 with features of one scale. Layer, strength, and whether the model's own scores are added are those whose scores agree
 best with the teacher on whole questions, in a language and on questions that were both left out of the fit: no right
 answer is looked at. Where they agree no better than the model's own, by a 95 % interval over the questions, the readout
-gets no weight and the model stays as it is. The readout has the scale that the model's own scores have over the
-languages fitted on, so that both count the same where they are added.
+gets no weight and the model stays as it is. The best of many agrees well by chance, too: so for that judgement the
+questions of a fold are read by what is best on the other folds. The readout has the scale that the model's own scores
+have over the languages fitted on, so that both count the same where they are added.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -72,12 +73,19 @@ class Tried:
         strength: of the ridge.
         own: what the model's own scores are multiplied by before the readout's are added: 1 or 0.
         agreement: Pearson correlation with the teacher, a mean over left-out languages, -1 to 1.
+        scores: of the questions of every left-out language, where they were not fitted. *Shape:* (questions, labels)
+            each.
     """
 
     layer: int
     strength: float
     own: float
     agreement: float
+    scores: Sequence[np.ndarray] = field(repr=False)
+
+    def about(self) -> dict[str, float]:
+        """Return what it is and how it does."""
+        return {"layer": self.layer, "strength": self.strength, "own": self.own, "agreement": self.agreement}
 
 
 @dataclass(frozen=True)
@@ -101,8 +109,11 @@ class _Block:
 def fit_readout(
     stated: Sequence[Stated], labels: Sequence[str], layers: Sequence[int] | None = None
 ) -> tuple[Readout, dict[str, Any]]:
-    """Return the readout, and what chose it: `chosen` and `tried`; `without`, the model's own agreement; `better`, the
-    interval of how much better the chosen one agrees; `is_used`, whether that is above 0. If not, all weights are 0.
+    """Return the readout, and what chose it.
+
+    That is `chosen` and `tried`; `agreement` of what choosing so gives on questions that choose nothing; `without`, the
+    model's own; `better`, the 95 % interval of the difference; `is_used`, whether that is above 0. If not, all weights
+    are 0.
 
     Args:
         stated: questions of every language, the same in each, and sentences of them where there are any.
@@ -118,14 +129,14 @@ def fit_readout(
         raise DataError(f"got {len(names)} questions for a readout, expected at least {FEWEST_QUESTIONS}")
     fold = {name: index % _FOLDS for index, name in enumerate(names)}
     n_states = stated[0].states.shape[1]
-    tried = []
+    tried: list[Tried] = []
     for layer in layers or range(max(1, round((n_states - 1) / 3)), n_states):
         tried += _tried(layer, _blocks(stated, layer, fold)[0])
     best = max(tried, key=lambda each: each.agreement)
     blocks, back = _blocks(stated, best.layer, fold)
     left_out = _left_out(blocks)
     own, taught = [each.own for each in left_out], [each.taught for each in left_out]
-    read = [best.own * each.own + _read(each, blocks, (best.strength,))[best.strength] for each in left_out]
+    read = _read_by_the_others_choice(tried, left_out)
     better = agrees_better(read, own, taught)
     is_used = better[0] > 0
     weights = back @ _scaled(_fit(_products(blocks, range(_FOLDS)), best.strength), blocks) * is_used
@@ -137,11 +148,32 @@ def fit_readout(
         torch.tensor(weights, dtype=torch.float32),
         best.own if is_used else 1.0,
     )
-    without = float(np.mean([agreement(*each) for each in zip(own, taught, strict=True)]))
     return found, {
-        "chosen": asdict(best), "without": without, "better": better, "is_used": is_used,
-        "tried": [asdict(each) for each in tried],
+        "chosen": best.about(), "agreement": _mean_agreement(read, taught), "without": _mean_agreement(own, taught),
+        "better": better, "is_used": is_used, "tried": [each.about() for each in tried],
     }  # fmt: skip
+
+
+def _mean_agreement(scores: Sequence[np.ndarray], taught: Sequence[np.ndarray]) -> float:
+    return float(np.mean([agreement(*each) for each in zip(scores, taught, strict=True)]))
+
+
+def _read_by_the_others_choice(tried: Sequence[Tried], left_out: Sequence[_Block]) -> list[np.ndarray]:
+    """Return scores in which the questions of every fold are read by what agrees best on those of the other folds."""
+    read = [np.zeros_like(each.taught) for each in left_out]
+    for fold in range(_FOLDS):
+        others = [each.fold != fold for each in left_out]
+        taught = [each.taught[rows] for each, rows in zip(left_out, others, strict=True)]
+
+        def on_others(
+            one: Tried, others: Sequence[np.ndarray] = others, taught: Sequence[np.ndarray] = taught
+        ) -> float:
+            return _mean_agreement([scores[rows] for scores, rows in zip(one.scores, others, strict=True)], taught)
+
+        best = max(tried, key=on_others)
+        for scores, chosen, rows in zip(read, best.scores, others, strict=True):
+            scores[~rows] = chosen[~rows]
+    return read
 
 
 def _blocks(stated: Sequence[Stated], layer: int, fold: Mapping[str, int]) -> tuple[list[_Block], np.ndarray]:
@@ -178,13 +210,16 @@ def _left_out(blocks: Sequence[_Block]) -> list[_Block]:
 
 def _tried(layer: int, blocks: Sequence[_Block]) -> list[Tried]:
     """Return how a layer does at every strength, on languages and questions that are left out together."""
-    found: dict[tuple[float, float], list[float]] = {}
-    for asked in _left_out(blocks):
-        for strength, scores in _read(asked, blocks, STRENGTHS).items():
-            for own in (1.0, 0.0):
-                agrees = agreement(own * asked.own + scores, asked.taught)
-                found.setdefault((strength, own), []).append(agrees)
-    return [Tried(layer, *key, float(np.mean(agreements))) for key, agreements in found.items()]
+    left_out = _left_out(blocks)
+    read = [_read(asked, blocks, STRENGTHS) for asked in left_out]
+    found = []
+    for strength in STRENGTHS:
+        for own in (1.0, 0.0):
+            scores = [own * asked.own + each[strength] for asked, each in zip(left_out, read, strict=True)]
+            found.append(
+                Tried(layer, strength, own, _mean_agreement(scores, [each.taught for each in left_out]), scores)
+            )
+    return found
 
 
 def _read(asked: _Block, blocks: Sequence[_Block], strengths: Sequence[float]) -> dict[float, np.ndarray]:
