@@ -34,7 +34,7 @@ from glotlift.processes import prints
 
 
 def demo(output_path: OutputPath = None) -> None:
-    """Do everything on a real small model and the bundled sample: a few minutes on a CPU."""
+    """Do everything on a real small model and the bundled sample: minutes on a CPU."""
     from glotlift.stages.run import demo as run_demo
 
     finish(run_demo(output_path))
