@@ -27,6 +27,7 @@ from glotlift.evaluation.settings import Evaluation
 from glotlift.explanation.settings import Explanation
 from glotlift.explanation.states import PooledStates
 from glotlift.languages import LANGUAGES
+from glotlift.reporting.read import read_run
 from glotlift.runs import read_parquet, write_parquet
 from glotlift.tasks import load
 from tests.data.test_read import write_jsonl
@@ -749,8 +750,11 @@ def tiny_adapter(tiny, tmp_path) -> Path:
     return tmp_path / "adapter"
 
 
-def test_pooling_item_link_and_random_adapter_are_asked_for_by_flags(cli, tiny_folder, tiny_adapter, tmp_path):
-    out = tmp_path / "out"
+def test_pooling_item_link_and_random_adapter_are_asked_for_by_flags(
+    cli, tiny_folder, tiny_adapter, tmp_path, monkeypatch
+):
+    out, drawn = tmp_path / "out", []
+    monkeypatch.setattr("glotlift.reporting.figures.write_explanation", lambda *of: drawn.append(of))  # takes longest
     asked = ("--model", tiny_folder, "--adapter", tiny_adapter, "--languages", "en,de,sw", "--data", "sample",
              "--limit", "8", "-o", out)  # fmt: skip
     assert cli("eval", "--tasks", "sentiment", *asked).code == 0
@@ -784,7 +788,11 @@ def test_pooling_item_link_and_random_adapter_are_asked_for_by_flags(cli, tiny_f
         flipped, stayed = flipped + (~right[0] & right[1]).sum(), stayed + (~right[0] & ~right[1]).sum()
     row = link.query("quantity == 'towards_pivot_mean' and language == 'all'").iloc[0]
     assert (row["n_flipped"], row["n_stayed"]) == (flipped, stayed) and flipped + stayed > 0
-    assert "random adapter" in (out / "figures" / "mexa-sentiment.svg").read_text(encoding="utf-8")
+    assert drawn == [(out, tiny_adapter)]
+    found = read_run(out)
+    assert {*found.similarity["sentiment"]["variant"]} == {*found.probe["sentiment"]["variant"]} == {
+        "base", "tuned", "random adapter"
+    }  # fmt: skip
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix in (".parquet", ".safetensors")
               and "random_adapter" not in path.parts}  # fmt: skip
