@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -10,10 +11,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from glotlift.data.questions import QuestionPair
+from glotlift.data.read import read_items
 from glotlift.errors import DataError, LanguageError, ModelError, RecipeError
 from glotlift.evaluation import predict
+from glotlift.evaluation.prompts import prepare
+from glotlift.evaluation.settings import EvalTask
 from glotlift.models import forward
-from glotlift.models.readout import load_readout
+from glotlift.models.load import load_model
+from glotlift.models.readout import load_readout, save_readout
 from glotlift.models.steering import Steering, load_steering
 from glotlift.recipe import Recipe
 from glotlift.reporting.opening import opening
@@ -23,6 +28,7 @@ from glotlift.stages.merge import merge
 from glotlift.stages.objectives import copied
 from glotlift.stages.run import run
 from glotlift.stages.train import train
+from glotlift.tasks.load import load_task
 
 TEXTS = [f"This is question number {n}. It is {'good' if n % 3 else 'bad'}." for n in range(14)]
 
@@ -317,3 +323,29 @@ def test_copied_pairs_hold_one_language(recipe, tmp_path):
     assert weights[0].read_bytes() != weights[1].read_bytes()
     with pytest.raises(ValueError, match="got control copied-pairs for contrastive, expected it for translation"):
         recipe(objective="contrastive", control="copied-pairs")
+
+
+@pytest.mark.parametrize("own", [0.0, 1.0])
+def test_a_readout_runs_no_block_behind_its_layer(recipe, tmp_path, tiny_folder, monkeypatch, own):
+    adapter = train(recipe(objective="readout"), tmp_path / "run")
+    found = load_readout(adapter, 32, 3)
+    save_readout(replace(found, layer=1, own=own), adapter)
+    loaded = load_model(str(tiny_folder), adapter=str(adapter))
+    task, entry = load_task("sentiment"), EvalTask(task="sentiment")
+    items = read_items(task, "sample", ("fr",), limit=6)["fr"]
+    whole = predict.predict(loaded, prepare(loaded, task, "fr", items, entry), "tuned")
+    ends = []
+
+    def seen(*given, **options):
+        ends.append(options.get("until"))
+        return forward.run(*given, **options)
+
+    monkeypatch.setattr(predict, "run", seen)
+    evaluate(model=str(tiny_folder), adapter=str(adapter), tasks="sentiment", languages="fr", limit=6,
+             output_path=tmp_path / "eval")  # fmt: skip
+    assert ends == [None, 1]  # base, tuned
+    frame = pd.read_parquet(tmp_path / "eval" / "predictions" / "tuned" / "sentiment" / "fr.parquet")
+    scores = [name for name in whole.columns if name.startswith(("sequence_", "first_token_", "prefix_mass_"))]
+    assert len(scores) >= 6
+    pd.testing.assert_frame_equal(frame[scores], whole[scores], atol=1e-4)
+    assert list(frame["predicted"]) == list(whole["predicted"])

@@ -187,10 +187,17 @@ def _predict(
         for number, (file, each) in enumerate(zip(files, prompts.values(), strict=True)):
             share = {"process": group.index + number, "n_processes": group.count}
             if isinstance(engine, LoadedModel):
+                of_base = None
+                if variant == "tuned" and engine.readout is not None and prefix_cache:
+                    at = folder / "predictions" / "base" / test_set.key / f"{each.language}.parquet"
+                    of_base = PredictionFile(
+                        at, each, prediction_fingerprint(engine.variant_fingerprint("base"), each),
+                        scoring=settings.scoring, calibration=settings.calibration, metadata={},
+                    ).scores()  # fmt: skip
                 batches = partial(
                     score_batches, engine, each, variant, token_budget=settings.token_budget,
                     batch_size=None if settings.batch_size == "auto" else settings.batch_size,
-                    prefix_cache=prefix_cache, **share,
+                    prefix_cache=prefix_cache, of_base=of_base, **share,
                 )  # fmt: skip
             else:
                 batches = partial(server_batches, engine, each, **share)

@@ -88,6 +88,7 @@ def score_batches(
     process: int = 0,
     n_processes: int = 1,
     keep_states: Callable[[int, np.ndarray], Any] | None = None,
+    of_base: Mapping[int, LabelScores] | None = None,
 ) -> Iterator[dict[int, LabelScores]]:
     """Yield the scores of items and content-free inputs, batch by batch; index len(items) is the first of the latter.
 
@@ -105,6 +106,8 @@ def score_batches(
         n_processes: see `process`.
         keep_states: called with the index of a row and its states at the last prompt token, *shape* (layers + 1,
             hidden), fp32: a tap of the cached pass.
+        of_base: what `base` says of all rows, where it is known: a readout is added to that, and no block behind its
+            layer has to run.
     """
     rows = [*prompts.rows, *prompts.content_free]
     if prefix_cache:
@@ -120,8 +123,8 @@ def score_batches(
         if not prefix_cache:
             raise ModelError("got --no-prefix-cache with a readout, expected the cached pass, which taps its states")
     with loaded.as_variant(variant, prompts.language) as model:
-        if readout is not None and not readout.own:
-            yield from _read_alone(model, readout, rows, prompts, share, token_budget)
+        if readout is not None and (of_base is not None or not readout.own):
+            yield from _read_only(model, readout, rows, prompts, share, token_budget, of_base)
             return
         tokens = _scored_tokens(rows, prompts.prefix_sets + prompts.released_sets)
         if prefix_cache:
@@ -140,17 +143,24 @@ def score_batches(
             yield scores
 
 
-def _read_alone(
-    model: Any, readout: Readout, rows: Sequence[Row], prompts: Prompts, batches: Sequence[list[int]], token_budget: int
+def _read_only(
+    model: Any,
+    readout: Readout,
+    rows: Sequence[Row],
+    prompts: Prompts,
+    batches: Sequence[list[int]],
+    token_budget: int,
+    of_base: Mapping[int, LabelScores] | None,
 ) -> Iterator[dict[int, LabelScores]]:
-    """Yield the scores of a readout to which the model's own are not added: no block behind its layer has to run."""
+    """Yield the scores of a readout whose model's own are known or do not count: no block behind its layer runs."""
     n = len(prompts.labels)
     nothing = LabelScores(
         (0.0,) * n, (1.0,) * len(prompts.prefix_sets), (0.0,) * n, (1.0,) * len(prompts.released_sets)
     )
     bare = [replace(row, trie=None, root=0) for row in rows]
     for batch in run(model, bare, token_budget=token_budget, batches=batches, last_states=True, until=readout.layer):
-        scores = _with_readout(readout, batch, dict.fromkeys(batch.rows, nothing))
+        own = {index: nothing if of_base is None else of_base[index] for index in batch.rows}
+        scores = _with_readout(readout, batch, own)
         _check_finite(scores, prompts)
         yield scores
 

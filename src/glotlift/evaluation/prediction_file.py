@@ -103,6 +103,18 @@ class PredictionFile:
             self._journal.append(found)
             advance(progress, found.keys() - done.keys(), self._prompts)
 
+    def scores(self) -> dict[int, LabelScores] | None:
+        """Return all scores as `score_batches` numbers them; None if some are missing."""
+        if not self.is_scored:
+            return None
+        frame, kept = read_parquet(self._path)
+        labels, free = self._prompts.labels, kept["content_free"]
+        found = {name: frame[columns].to_numpy().tolist() for name in LabelScores.__dataclass_fields__
+                 if set(columns := [f"{name}_{label}" for label in labels]) <= set(frame.columns)}  # fmt: skip
+        rows = [{name: tuple(values[row]) for name, values in found.items()} for row in range(len(frame))]
+        rows += [{name: tuple(values) for name, values in each.items()} for each in free]
+        return {index: LabelScores(**{"prefix_mass": (), **row}) for index, row in enumerate(rows)}
+
     def finish(self) -> None:
         """Write the file from the journals of all processes; or decide anew where its scores were kept."""
         if not self.is_scored:
