@@ -27,6 +27,7 @@ from glotlift.evaluation.settings import Evaluation
 from glotlift.explanation.settings import Explanation
 from glotlift.explanation.states import PooledStates
 from glotlift.languages import LANGUAGES
+from glotlift.models.steering import Steering, save_steering
 from glotlift.reporting.read import read_run
 from glotlift.runs import read_parquet, write_parquet
 from glotlift.tasks import load
@@ -154,6 +155,89 @@ def test_a_language_the_questions_are_not_in(refused, recipe, tmp_path):
     path = recipe(data={"task": "sentiment", "languages": ["de", "th"]})
     assert refused("run", path, "-o", tmp_path / "run") == (
         "no bundled questions of 'sentiment' in th; there are: de en es sw zh"
+    )
+
+
+def parallel(folder: Path, n: int = 12, ids: str = "q{n}", **lengths: int) -> str:
+    """Write questions in English and German and return their pattern; `ids` is empty for none."""
+    for code in ("en", "de"):
+        rows = [{"text": f"{code} {number}: is it good?"} for number in range(lengths.get(code, n))]
+        named = [{"id": ids.format(n=number, code=code), **row} if ids else row for number, row in enumerate(rows)]
+        write_jsonl(folder / f"{code}.jsonl", named)
+    return str(folder / "{lang}.jsonl")
+
+
+PACK = {"template": "{text}\nA: ", "answer_sets": {"own": {"yes": "yes", "no": "no"}}}
+NO_GERMAN = {"name": "two", "fields": ["text"], "labels": ["yes", "no"], "languages": {"en": PACK, "sw": PACK}}
+
+ALIGNMENT = {
+    "no id in common": (
+        {"ids": "{code}{n}"}, {}, {},
+        "en.jsonl: got 0 questions with the same id in all of en, de, expected at least 2; this objective compares "
+        "translations",
+    ),
+    "no ids, and files of two lengths": (
+        {"ids": "", "de": 9}, {}, {},
+        "en.jsonl: got 12 rows, not all with an `id`, and 9 in {folder}/de.jsonl, expected ids, or as many rows: "
+        "without ids the same row is the same question",
+    ),
+    "no prompts": ({}, {"task": "{folder}/two.yaml"}, {}, "task 'two' has no prompts in 'de'; it has: en sw"),
+    "one question": (
+        {"n": 1}, {"validation_fraction": 0.0}, {},
+        "en.jsonl: got 1 questions with the same id in all of en, de, expected at least 2; this objective compares "
+        "translations",
+    ),
+    "from English": (
+        {}, {"direction": "from-english"}, {},
+        "got data.direction from-english for train.objective consistency, expected to-english: what the model says in "
+        "English is what it learns",
+    ),
+    "a preset of another objective": (
+        {}, {}, {"preset": "steering"},
+        "recipe.yaml: `train`: got preset steering with objective consistency, expected steering in the objective, or "
+        "another preset",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", ALIGNMENT)
+def test_questions_and_settings_that_no_objective_can_learn_from(refused, recipe, tmp_path, fault):
+    files_, data_, train, expected = ALIGNMENT[fault]
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(NO_GERMAN), encoding="utf-8")
+    content = {"task": "sentiment", "languages": ["de"], "source": parallel(tmp_path, **files_), **data_}
+    content["task"] = content["task"].replace("{folder}", str(tmp_path))
+    path = recipe(data=content, train={"objective": "consistency", "answers": "own", **train})
+    sentence = refused("train", path, "-o", tmp_path / "run")
+    assert sentence.endswith(expected.replace("{folder}", str(tmp_path))) and "\n" not in sentence
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_labels_whose_first_tokens_agree_train(cli, recipe, tmp_path):
+    pack = {"template": "{text}\nA: ", "answer_sets": {"own": {"yes": "good thing", "no": "good grief"}}}
+    task = {**NO_GERMAN, "languages": {"en": pack, "de": pack}}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
+    data_ = {"task": str(tmp_path / "two.yaml"), "languages": ["de"], "source": parallel(tmp_path, ids="")}
+    made = recipe(data=data_, train={"objective": "consistency", "answers": "own", "rank": 2}, eval=None)
+    result = cli("train", made, "-o", tmp_path / "run")
+    assert result.code == 0, result.err
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_a_sweep_with_two_runs_of_one_name(refused, recipe, tmp_path):
+    content = {"name": "few", "recipe": str(recipe()), "runs": [{"name": "a"}, {"name": "A"}]}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert refused("sweep", tmp_path / "sweep.yaml", "-o", tmp_path / "few") == (
+        f"{tmp_path / 'sweep.yaml'}: got two runs of the name 'a', expected different names"
+    )
+    assert not (tmp_path / "few").exists()
+
+
+def test_steering_of_another_model(refused, evaluate, tmp_path):
+    (tmp_path / "steering").mkdir()
+    save_steering(Steering(1, 2, 1.0, {"de": torch.ones(32)}, "the digest of another"), tmp_path / "steering")
+    assert refused(*evaluate, "--steering", tmp_path / "steering") == (
+        f"{tmp_path / 'steering' / 'steering.safetensors'}: got steering of another model, "
+        "expected that of the model that is steered"
     )
 
 

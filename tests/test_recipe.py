@@ -179,6 +179,61 @@ def test_a_missing_file_a_folder_and_other_encodings(tmp_path):
         load_recipe(tmp_path / "latin.yaml")
 
 
+def test_a_preset_does_not_run_another_objective_under_its_name(tmp_path):
+    said = faults(tmp_path, {**SMALLEST, "train": {"preset": "consistency", "objective": "translation"}})
+    expected = "`train`: got preset consistency with objective translation, expected consistency in the objective, or"
+    assert expected in said and said.count("\n") == 0
+    both = {"preset": "consistency", "objective": {"consistency": 1.0, "translation": 0.2}}
+    assert set(load_recipe(write(tmp_path, {**SMALLEST, "train": both})).train.objective) == set(both["objective"])
+    assert "got consistancy, expected one of" in faults(
+        tmp_path, {**SMALLEST, "train": {"preset": "paper", "objective": "consistancy"}}
+    )
+
+
+def test_a_preset_of_the_command_line_takes_the_place_of_the_file_s_objective_and_preset(tmp_path):
+    path = write(tmp_path, {**SMALLEST, "train": {"objective": "translation", "epochs": 2, "rank": 8}})
+    train = load_recipe(path, ["train.rank=4", "train.preset=consistency"]).train
+    assert train.objective == {"consistency": 1.0} and train.lora_layers == (0.5, 1.0)
+    assert (train.rank, train.epochs) == (4, 2)  # what the command line and the file write
+    with pytest.raises(RecipeError, match="got preset consistency with objective contrastive"):
+        load_recipe(path, ["train.preset=consistency", "train.objective=contrastive"])
+
+    paper = write(tmp_path, {**SMALLEST, "train": {"preset": "paper", "epochs": 2}})
+    train = load_recipe(write(tmp_path, dump_recipe(load_recipe(paper))), ["train.preset=consistency"]).train
+    expected = load_recipe(write(tmp_path, {**SMALLEST, "train": {"preset": "consistency", "epochs": 2}})).train
+    assert train == expected  # though every setting of `paper` was written out
+    assert load_recipe(path, ["train.preset=default"]).train.objective == {"readout": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("train", "unused"),
+    [
+        ({"rank": 4, "center": "zero", "layer": 0.4, "teacher": "english"}, ["center", "layer", "rank"]),
+        ({"objective": "steering", "sentences": False, "center": "zero", "answers": "own"}, ["sentences", "center"]),
+        (
+            {"objective": "translation", "teacher": "english", "center": "zero", "answers": "english", "cue": "kept"},
+            ["teacher", "center", "answers"],
+        ),
+        ({"objective": "translation", "replay": 0.5, "answers": "english", "prompt_format": "alpaca"}, []),
+        (
+            {"objective": "consistency", "cue": "kept", "replay": 0.5, "center": "zero", "max_length": 9},
+            ["cue", "max_length"],
+        ),
+        ({"objective": "consistency", "prompt_format": "alpaca"}, ["prompt_format"]),
+        ({"objective": "consistency", "prompt_format": "chat"}, []),
+        ({"preset": "contrastive", "layer": 0.3, "teacher": "english"}, ["teacher"]),
+        ({"preset": "paper"}, []),
+    ],
+    ids=str,
+)
+def test_settings_that_the_objective_does_not_read_are_known(tmp_path, train, unused):
+    recipe = load_recipe(write(tmp_path, {**SMALLEST, "train": train}))
+    assert sorted(recipe.train.unused) == sorted(unused)
+    again = load_recipe(write(tmp_path, dump_recipe(recipe))).train  # which writes every setting out
+    fields = type(again).model_fields
+    assert sorted(again.unused) == sorted(name for name in unused if getattr(again, name) != fields[name].default)
+
+
 def test_settings_made_in_code_are_checked_too():
     with pytest.raises(ValidationError, match="greater than or equal to 1"):
         Recipe.model_validate({**SMALLEST, "explain": {"limit": 0}})

@@ -89,12 +89,35 @@ def test_the_table_says_what_the_runs_say(written, tmp_path):
     assert "consistency.rank-1 &" in (tmp_path / "few" / "sweep.tex").read_text()
 
 
+def test_a_run_s_preset_takes_the_place_of_the_recipe_s_objective(written):
+    base = {"train": {"preset": "translation", "objective": "translation", "learning_rate": 1e-3}}
+    runs = [
+        {"name": "consistency", "train": {"preset": "consistency"}},
+        {"name": "as-written", "train": {"rank": 1}},
+        {"name": "both", "train": {"preset": "consistency", "objective": {"consistency": 1, "translation": 0.2}}},
+    ]
+    objectives = {each.name: each.recipe.train.objective for each in load_sweep(written(base, runs=runs))[1]}
+    assert objectives == {
+        "consistency": {"consistency": 1.0},
+        "as-written": {"translation": 1.0},
+        "both": {"consistency": 1.0, "translation": 0.2},
+    }
+    varied = load_sweep(written(base, runs=[{"name": "a"}], vary={"train.preset": ["consistency", "steering"]}))[1]
+    assert [list(each.recipe.train.objective) for each in varied] == [["consistency"], ["steering"]]
+    assert all(each.recipe.train.learning_rate == 1e-3 for each in varied)
+
+
 @pytest.mark.parametrize(
     ("content", "recipe", "sentence"),
     [
         ({"runs": [{"name": "a"}, {"name": "A"}]}, {}, "got two runs of the name 'a', expected different names"),
         ({"runs": [{"name": "a", "train": {"ranks": 3}}]}, {}, "run a: unknown key `train.ranks`"),
         ({"runs": [{"name": "../a"}]}, {}, "got the name '../a'"),
+        (
+            {"runs": [{"name": "a", "train": {"preset": "steering", "objective": "translation"}}]},
+            {},
+            "run a: `train`: got preset steering with objective translation",
+        ),
         ({"runs": []}, {}, "`runs`: got"),
         ({"seeds": [1, 1]}, {}, "got the seeds 1, 1, expected each once"),
         ({"vary": {"eval.limit": [1]}}, {}, "got 'eval.limit', expected settings of data or train"),

@@ -19,7 +19,7 @@ from glotlift.evaluation.settings import EvalSettings
 from glotlift.explanation.settings import ExplainSettings
 from glotlift.fields import Name
 from glotlift.schema import Frozen, parse_yaml, read_yaml, validate
-from glotlift.training.settings import PRESETS, MergeSettings, TrainSettings
+from glotlift.training.settings import PRESETS, MergeSettings, TrainSettings, without_preset
 
 
 class Recipe(Frozen):
@@ -56,13 +56,17 @@ def load_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: the file.
-        settings: what replaces settings of the file, as `train.learning_rate=1e-4`; the value is YAML.
+        settings: what replaces settings of the file, as `train.learning_rate=1e-4`; the value is YAML. With a
+            `train.preset` go the file's objective and what its own preset gave.
 
     Raises:
         RecipeError: the file is missing or malformed, or has faults (all are named).
     """
     file = Path(path)
     content = read_yaml(file, RecipeError)
+    places = [setting.partition("=")[0].strip() for setting in settings]
+    if "train.preset" in places and isinstance(content, dict) and isinstance(content.get("train"), dict):
+        content["train"] = without_preset(content["train"])
     for setting in settings:
         _put(content, setting)
     return validate(Recipe, content, " ".join([str(file), *(f"--set {each}" for each in settings)]), RecipeError)

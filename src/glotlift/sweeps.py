@@ -18,10 +18,14 @@ from glotlift.fields import Name, Natural
 from glotlift.names import safe_name, taken_twice
 from glotlift.recipe import Recipe
 from glotlift.schema import Frozen, read_yaml, validate
+from glotlift.training.settings import without_preset
 
 
 class SweepRun(Frozen):
-    """A run of a sweep: its name, and what it writes over the recipe's `data` and `train`."""
+    """A run of a sweep: its name, and what it writes over the recipe's `data` and `train`.
+
+    With a preset of its own go the recipe's objective and what the recipe's preset gave.
+    """
 
     name: Name
     data: dict[str, Any] = {}
@@ -123,5 +127,6 @@ def _overlaid(recipe: Mapping[str, Any], run: SweepRun, values: Mapping[str, Any
     content = {**recipe, "seed": seed}
     for part, settings in (("data", run.data), ("train", run.train)):
         varied = {key.partition(".")[2]: value for key, value in values.items() if key.partition(".")[0] == part}
-        content[part] = {**(content.get(part) or {}), **settings, **varied}
+        own, below = {**settings, **varied}, content.get(part) or {}
+        content[part] = {**(without_preset(below) if part == "train" and "preset" in own else below), **own}
     return content

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from glotlift.data.parallel import in_common, read_questions
 from glotlift.data.questions import (
     QuestionPair,
     balance_pairs,
@@ -119,6 +120,19 @@ def test_rows_without_ids_are_matched_by_position(tmp_path, nli):
         ("de:0", False, False),
         ("de:1", True, True),
     ]
+
+
+@pytest.mark.parametrize("lacking", [("de",), ("en", "de")])
+def test_rows_without_ids_are_not_cut_to_what_the_shorter_file_has(tmp_path, nli, lacking):
+    for code, count in (("en", 3), ("de", 2)):
+        rows = questions(code, [str(number) for number in range(count)])
+        kept = [{key: value for key, value in row.items() if key != "id" or code not in lacking} for row in rows]
+        write_jsonl(tmp_path / f"q_{code}.jsonl", kept)
+    source = str(tmp_path / "q_{lang}.jsonl")
+    with pytest.raises(DataError, match=r"q_de\.jsonl: got 2 rows, not all with an `id`, and 3 in .*q_en\.jsonl"):
+        read_pairs(nli, source, ("de",))
+    with pytest.raises(DataError, match="got . rows, not all with an `id`, and . in .*expected ids, or as many rows"):
+        in_common(read_questions(nli, source, ("en", "de")))
 
 
 def test_limit_counts_a_language(pattern, nli):

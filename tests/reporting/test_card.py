@@ -139,6 +139,32 @@ def test_the_card_says_what_was_tuned_and_in_which_direction(make_run):
     assert "- Languages: from English into Chinese and German\n" in full
 
 
+@pytest.mark.parametrize("objective", ["readout", "steering"])
+def test_a_card_of_what_tunes_no_weight_tells_nothing_of_tuning(make_run, objective):
+    run = read_run(make_run(stages=("data", "train", "scores")))
+    about = {"objective": {objective: 1.0}, "control": "none", "teacher": "sentences", "center": None,
+             "answers": "english"}  # fmt: skip
+    run = dataclasses.replace(run, history={"log": [], "seen": ["zh", "de"], "pivot": "en", **about})
+    for folder, adapter in (("", "adapter"), ("adapter", ".")):
+        head, body = split(model_card(run, [], folder))
+        assert head["library_name"] == "glotlift" and "lora" not in head["tags"] and objective in head["tags"]
+        assert f"- Settings: objective {objective}, teacher sentences, answers english\n" in body
+        command = f"glotlift eval --model google/gemma-3-270m --adapter {adapter} --tasks sentiment --answers english"
+        assert f"```\n{command}\n```\n" in body
+        for wrong in ("LoRA", "from peft", "from_pretrained", "learning rate", "tuned on\n"):
+            assert wrong not in body
+    assert "Chinese and German" in body
+
+
+def test_a_card_of_a_tuned_objective_lists_it_and_its_teacher(make_run):
+    run = read_run(make_run())
+    about = {"objective": {"consistency": 1.0, "translation": 0.2}, "teacher": "ensemble", "answers": "own"}
+    head, body = split(model_card(dataclasses.replace(run, history={**run.history, **about}), []))
+    assert {"lora", "consistency", "question-alignment"} <= set(head["tags"])
+    assert "- Settings: objective 1 consistency, 0.2 translation, teacher ensemble, answers own, rank 16" in body
+    assert "AutoPeftModelForCausalLM.from_pretrained" in body
+
+
 def test_the_demo_model_s_licence_is_told_in_the_card_and_to_the_hub(make_run):
     run = read_run(make_run())
     assert run.model == "demo"

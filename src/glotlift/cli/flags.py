@@ -14,9 +14,9 @@ import typer
 from glotlift.errors import UserError
 
 
-def given(flag: str, help: str, default: str | None = None) -> Any:
+def given(flag: str, help: str, default: str | None = None, *, alias: tuple[str, ...] = ()) -> Any:
     """Return an option whose value is None where it is not given; `default` is what `--help` says it then means."""
-    return typer.Option(flag, help=help, show_default=default or False)
+    return typer.Option(flag, *alias, help=help, show_default=default or False)
 
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (YAML).")]
@@ -27,7 +27,14 @@ Settings = Annotated[
 ]
 Model = Annotated[str | None, given("--model", "Hub id, folder, .gguf file, or `demo`.", "demo")]
 EvalModel = Annotated[str | None, given("--model", "Hub id, folder, .gguf file, `demo`, or openai:URL#NAME.", "demo")]
-Adapter = Annotated[str | None, given("--adapter", "A peft adapter to compare with the base.")]
+Adapter = Annotated[
+    str | None,
+    given(
+        "--adapter",
+        "What to compare with the base: a peft adapter, a whole tuned model, a readout or steering.",
+        alias=("--steering",),
+    ),
+]
 Languages = Annotated[str | None, given("--languages", "Codes such as `de,sw`, or `all`.", "all")]
 Source = Annotated[
     str | None,
@@ -62,7 +69,7 @@ def settings_of(model: type[M], context: typer.Context) -> M:
     """
     from glotlift.schema import validate
 
-    flags = {parameter.name: max(parameter.opts, key=len) for parameter in context.command.params}
+    flags = {parameter.name: parameter.opts[0] for parameter in context.command.params}
     fields: Any = model
     given = {name: value for name, value in context.params.items() if name in fields.model_fields and value is not None}
     return validate(fields, given, "", UserError, place=lambda name: flags.get(name.split(".")[0], name))

@@ -25,16 +25,18 @@ class QuestionFile:
     Attributes:
         source: where they are from, for messages.
         rows: name -> field -> text, in the order of the file.
+        is_named: whether every row has an `id`; else the names of some are their positions.
     """
 
     source: str
     rows: dict[str, dict[str, str]]
+    is_named: bool
 
 
 def read_questions(
     task: Task, source: str, codes: Sequence[str], columns: Mapping[str, str] | None = None
 ) -> dict[str, QuestionFile]:
-    """Return the questions of several languages; rows are named by `id`, else by position.
+    """Return the questions of several languages; rows are named by `id`, else by position, see `check_pairable`.
 
     Args:
         task: whose fields they have.
@@ -57,8 +59,27 @@ def read_questions(
                 name: {field: table.text(row, known.get(field, field).replace("{lang}", code)) for field in task.fields}
                 for row, name in enumerate(table.ids())
             },
+            all("id" in row for row in table.rows),
         )
     return files
+
+
+def check_pairable(files: Mapping[str, QuestionFile]) -> None:
+    """Check that rows without ids can be paired by position.
+
+    Args:
+        files: language -> questions.
+
+    Raises:
+        DataError: rows have no ids, and a file has more of them than another.
+    """
+    nameless = next((each for each in files.values() if not each.is_named), None)
+    if nameless is None:
+        return
+    n = len(nameless.rows)
+    if other := next((each for each in files.values() if len(each.rows) != n), None):
+        got = f"{nameless.source}: got {n} rows, not all with an `id`, and {len(other.rows)} in {other.source}"
+        raise DataError(f"{got}, expected ids, or as many rows: without ids the same row is the same question")
 
 
 def in_common(files: Mapping[str, QuestionFile], names: Sequence[str] | None = None) -> list[str]:
@@ -69,8 +90,10 @@ def in_common(files: Mapping[str, QuestionFile], names: Sequence[str] | None = N
         names: only these; None for all.
 
     Raises:
-        DataError: there are fewer than two: nothing tells what a question says from a preference for a label.
+        DataError: there are fewer than two: nothing tells what a question says from a preference for a label; or as
+            `check_pairable`.
     """
+    check_pairable(files)
     first = next(iter(files.values()))
     asked = None if names is None else set(names)
     common = [

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from glotlift.data.parallel import QuestionFile, read_questions
+from glotlift.data.parallel import QuestionFile, check_pairable, read_questions
 from glotlift.data.read import Table, paper_file, read_table
 from glotlift.errors import DataError, LanguageError, nearest, one_of
 from glotlift.languages import language
@@ -101,7 +101,7 @@ def read_pairs(
         task: whose question templates and cues are used.
         source: `sample`; a folder in the paper's layout, whose files hold finished pairs into English (those of other
             directions are made from them: row i must be the same question in every file); or a path with `{lang}` to
-            files of questions with the task's fields, rows matched by `id`, else by position.
+            files of questions with the task's fields, rows matched by `id`, else by position (as many in every file).
         languages: the languages beside the common one.
         direction: see the module's head.
         limit: only the first so many pairs a language; None for all.
@@ -162,7 +162,9 @@ def _own_questions(
         names = {name: row for row, name in enumerate(file.rows)}
         return _Questions(file.source, names, lambda row: task.question(code, fields[row]))
 
-    return {code: questions(code, file) for code, file in read_questions(task, source, codes, columns).items()}
+    files = read_questions(task, source, codes, columns)
+    check_pairable(files)
+    return {code: questions(code, file) for code, file in files.items()}
 
 
 # --- the paper's layout: rows `input` (question, instruction, both with a newline behind) and `answer` (in English)

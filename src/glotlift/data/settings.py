@@ -23,7 +23,13 @@ Direction = Annotated[str, BeforeValidator(_direction)]
 
 
 class DataSettings(Frozen):
-    """The question pairs. See `glotlift.data.questions` for what `source`, `direction` and `balance` may be."""
+    """The question pairs. See `glotlift.data.questions` for what `source`, `direction` and `balance` may be.
+
+    Attributes:
+        validation_fraction: share of the questions that are held out with all their translations, so that what was
+            tuned can be looked at on them. `readout` and `steering` are fitted on these too: a readout leaves every
+            question out in turn itself.
+    """
 
     task: str
     source: str = "sample"

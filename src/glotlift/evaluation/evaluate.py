@@ -108,10 +108,14 @@ def tuned_on(adapter: Path | None) -> tuple[list[str], str]:
 
 
 def learned(adapter: Path | None) -> dict[str, Any]:
-    """Return what training says of how an adapter came about: its `objective` and `control`, and of a readout whether
-    it `is_used`; empty where it left no word."""
+    """Return what training says of how an adapter came about: `objective`, `control`, `teacher`, `center`, `answers`;
+    `is_probed` where right answers chose the weights; of a readout whether it `is_used`. Empty where it left no
+    word."""
     history = _history(adapter)
-    found = {name: history[name] for name in ("objective", "control") if name in history}
+    names = ("objective", "control", "teacher", "center", "answers")
+    found = {name: history[name] for name in names if name in history}
+    if history.get("probes"):
+        found["is_probed"] = True
     return {**found, "is_used": history["readout"]["is_used"]} if "readout" in history else found
 
 

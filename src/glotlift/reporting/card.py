@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,8 @@ def model_card(run: RunFiles, figures: Sequence[Figure], folder: str = "") -> st
         translated=translated(run),
         learned=learned(run),
         data=run.recipe.get("data") or {},
-        settings=_settings(run.recipe.get("train") or {}),
+        settings=_settings(run),
+        command=_command(run, "." if folder else "adapter"),
         is_full=run.is_full,
         guarantee=guarantee(run.audit),
         versions=", ".join(f"{package} {version}" for package, version in run.versions.items()),
@@ -109,12 +111,14 @@ def front_matter(run: RunFiles, folder: str = "") -> str:
         content["license"] = terms[0]
     if run.is_tuned:
         library = "transformers" if run.is_full or folder == "merged" else "peft"
-        content["library_name"] = "glotlift" if {"readout", "steering"} & set(run.objective) else library
+        content["library_name"] = "glotlift" if run.is_closed_form else library
     content["pipeline_tag"] = "text-generation"
     if languages := ordered([*codes, *run.seen]):
         content["language"] = languages
-    tuned = ["question-alignment", *([] if run.is_full or folder == "merged" else ["lora"])] if run.is_tuned else []
-    content["tags"] = ["glotlift", "multilingual", "cross-lingual-transfer", *tuned]
+    learned = ["question-alignment" if name == "translation" else name for name in run.objective]
+    is_adapter = not (run.is_closed_form or run.is_full or folder == "merged")
+    tuned = [*learned, *(["lora"] if is_adapter else [])]
+    content["tags"] = ["glotlift", "multilingual", "cross-lingual-transfer", *(tuned if run.is_tuned else [])]
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
@@ -135,10 +139,27 @@ def escape_markdown(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
-def _settings(train: dict[str, Any]) -> str:
-    of_lora = () if train.get("method") == "full" else ("rank", "alpha", "rslora", "dora", "target_modules")
-    named = ("preset", "method", *of_lora, "prompt_format", "learning_rate", "epochs", "batch_size")
-    return ", ".join(f"{name.replace('_', ' ')} {train[name]}" for name in named if name in train)
+def _settings(run: RunFiles) -> str:
+    """Return what a run says of how it learned; of tuning only where weights were tuned."""
+    train = run.recipe.get("train") or {}
+    shares = run.history.get("objective") or {}
+    objective = next(iter(shares)) if len(shares) == 1 else ", ".join(f"{shares[name]:g} {name}" for name in shares)
+    told = {"preset": train.get("preset"), "objective": objective, "teacher": run.teacher, "answers": run.answers}
+    named: tuple[str, ...] = ()
+    if not run.is_closed_form:
+        of_lora = () if run.is_full else ("rank", "alpha", "rslora", "dora", "target_modules")
+        named = ("method", *of_lora, "prompt_format", "learning_rate", "epochs", "batch_size")
+    told |= {name: train[name] for name in named if name in train}
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in told.items() if value not in (None, ""))
+
+
+def _command(run: RunFiles, adapter: str) -> Markup:
+    """Return the command that evaluates a readout or steering on the task that it is of."""
+    data = run.recipe.get("data") or {}
+    words = ["glotlift", "eval", "--model", base_model(run.model) or run.model, "--adapter", adapter]
+    for flag, value in (("--tasks", data.get("task")), ("--answers", run.answers)):
+        words += [flag, str(value)] if value else []
+    return Markup(" ".join(shlex.join(words).split()))
 
 
 def _table(rows: list[list[str]]) -> str:

@@ -48,7 +48,7 @@ class Opening:
 
 def opening(run: RunFiles) -> Opening:
     """Return the first paragraph of a run, and its verdict."""
-    sentences = [_done(run), _without_weight(run), *_results(run), *_cautions(run)]
+    sentences = [_done(run), _with_labels(run), _centered(run), _without_weight(run), *_results(run), *_cautions(run)]
     return Opening(" ".join(filter(None, sentences)), verdict(run))
 
 
@@ -74,7 +74,7 @@ _LEARNED = {
     "readout": "on questions in {seen} to say what the model says in English",
     "steering": "on questions in {seen} and their English versions",
 }
-"""Objective -> what is learned by it; no answer is read for any of them."""
+"""Objective -> what is learned by it; none of them learns from an answer."""
 
 _CLOSED = {
     "readout": ("got a readout of a middle layer, fitted",),
@@ -104,6 +104,24 @@ def _done(run: RunFiles) -> str:
     if "tuned" not in run.scores.get("variants", ()) or not tested:
         return f"{done}; it was not evaluated, so what tuning changed is not known."
     return f"{done}, and evaluated before and after on {tested}."
+
+
+def _with_labels(run: RunFiles) -> str:
+    """Return what a probe makes of a result, as `_done` says it of the control `gold`."""
+    if not run.is_probed:
+        return ""
+    return "Its weights were chosen by a probe, which reads right answers: no result without labels."
+
+
+def _centered(run: RunFiles) -> str:
+    """Return what tells a preference that was trained away from a gain in telling items apart."""
+    if run.center == "language":
+        return ""
+    held = {"zero": "none", "prior": "that of English"}.get(run.center, run.center)
+    return (
+        f"The mean label score of a language was held to {held} (center {run.center}), not to its own, so a gain in "
+        "raw accuracy may be a shifted preference for a label."
+    )
 
 
 def _without_weight(run: RunFiles) -> str:

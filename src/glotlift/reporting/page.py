@@ -187,7 +187,8 @@ def headline(run: RunFiles) -> str:
     model = run.model or run.name
     if not run.is_tuned:
         return f"{model}, not tuned"
-    return f"{model}, tuned on {listing(run.seen)} questions" if run.seen else f"{model}, before and after tuning"
+    done = "fitted" if run.is_closed_form else "tuned"
+    return f"{model}, {done} on {listing(run.seen)} questions" if run.seen else f"{model}, before and after tuning"
 
 
 def key_numbers(task: Mapping[str, Any], groups: Mapping[str, list[Row]]) -> list[KeyNumber]:

@@ -125,6 +125,31 @@ class RunFiles:
         return self._learned.get("control") or "none"
 
     @property
+    def teacher(self) -> str:
+        """Whose answers it took over, empty where it has no teacher or nothing says so."""
+        return self._learned.get("teacher") or ""
+
+    @property
+    def center(self) -> str:
+        """What a language's mean label score was held to; its own, `language`, where nothing says so."""
+        return self._learned.get("center") or "language"
+
+    @property
+    def answers(self) -> str:
+        """Answer words of the prompts that were learned from, empty where none were or nothing says so."""
+        return self._learned.get("answers") or ""
+
+    @property
+    def is_probed(self) -> bool:
+        """Whether right answers chose the weights."""
+        return bool(self.history.get("probes")) if self.history else self._learned.get("is_probed", False)
+
+    @property
+    def is_closed_form(self) -> bool:
+        """Whether no weight was tuned: what was learned stands beside the model."""
+        return not {"readout", "steering"}.isdisjoint(self.objective)
+
+    @property
     def has_weight(self) -> bool:
         """Whether what was learned is used: a readout that agrees no better than the model is not."""
         if self.history:

@@ -158,6 +158,10 @@ def _base_first(variants: list[str]) -> list[str]:
 class _Learned(_Shape):
     objective: dict[str, float] | None = None
     control: str | None = None
+    teacher: str | None = None
+    center: str | None = None
+    answers: str | None = None
+    is_probed: bool = False
     is_used: bool = True
 
 
@@ -229,6 +233,10 @@ class _History(_Shape):
     target_tokens: Count = 0
     objective: dict[str, float] | None = None
     control: str | None = None
+    teacher: str | None = None
+    center: str | None = None
+    answers: str | None = None
+    probes: list[dict[str, float]] = []
     readout: _Fitted | None = None
 
 

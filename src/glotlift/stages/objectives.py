@@ -2,8 +2,8 @@
 
 Reads: `data/pairs.jsonl`, `data/questions.jsonl`, the base model. Writes: `teacher/<language>.parquet` and
 `teacher/<language>.sentences.parquet`, label scores that the base model gives the questions and their sentences,
-computed once through the cached forward pass and kept by fingerprint. No right answer is read, but for the control
-`gold`.
+computed once through the cached forward pass and kept by fingerprint. No right answer is read here, but for the control
+`gold`; a probe, which reads those of its items to choose weights, is made in `stages/train.py`.
 """
 
 from __future__ import annotations
@@ -341,7 +341,7 @@ def targets_of(recipe: Recipe, asked: AskedRun, languages: Sequence[str]) -> lis
 
 
 def _gold(recipe: Recipe, names: Sequence[str]) -> dict[str, int]:
-    """Return question -> number of its right label; the only place of training that reads one."""
+    """Return question -> number of its right label; the only place where one is learned from."""
     task: Task = load_task(recipe.data.task)
     items = read_items(task, recipe.data.source, ("en",), columns=recipe.data.columns)["en"]
     gold: Mapping[str, Any] = {item.id: item.gold for item in items}

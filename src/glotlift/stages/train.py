@@ -160,16 +160,18 @@ def _do(run: OpenRun) -> dict[str, Any]:
     if PRESETS[settings.preset].unpublished:
         log.info("train: preset %s; not published: %s", settings.preset, PRESETS[settings.preset].unpublished)
     if settings.unused:
-        log.warning("train: objective %s tunes no weight: %s %s not used", "".join(settings.objective),
-                    ", ".join(settings.unused), "is" if len(settings.unused) == 1 else "are")  # fmt: skip
+        log.warning("train: objective %s does not read %s: written for nothing", " + ".join(settings.objective),
+                    ", ".join(settings.unused))  # fmt: skip
     if settings.control != "none":
         log.warning("train: control %s: %s", settings.control, CONTROLS[settings.control])
+    if settings.probe and settings.reads("probe"):
+        log.warning("train: probe: RIGHT ANSWERS ARE READ of its items, and the weights that get most of them right "
+                    "are kept: no result without labels")  # fmt: skip
     pairs = pairs_of(run)
     training, validation = split_validation(pairs, recipe.data.validation_fraction, recipe.seed)
     loaded = load_model(recipe.model, dtype=recipe.dtype, device=recipe.device, quantization=settings.quantization)
     base = {"base_model": recipe.model, "base_fingerprint": tensors_fingerprint(model_source(recipe.model))}
-    about = {"seen": _sources(pairs), "pivot": pivot(recipe.data.direction), **base,
-             "objective": settings.objective, "control": settings.control}  # fmt: skip
+    about = {"seen": _sources(pairs), "pivot": pivot(recipe.data.direction), **base, **_learned(recipe)}
     for name, (compute, save) in {
         "readout": (readout_of, save_readout),
         "steering": (steering_of, save_steering),
@@ -192,6 +194,14 @@ def _do(run: OpenRun) -> dict[str, Any]:
     if processes().is_first:
         _save_tuned(model, weights, loaded, history, run.path / ADAPTER)
     return {"validation_loss": history["validation_loss"]}
+
+
+def _learned(recipe: Recipe) -> dict[str, Any]:
+    """Return what was learned and from whom, for the history; None for what the objective does not read."""
+    settings = recipe.train
+    read = {name: getattr(settings, name) if settings.reads(name) else None for name in ("teacher", "center")}
+    answers = asked_as(recipe).answers if settings.asks_questions else None
+    return {"objective": settings.objective, "control": settings.control, **read, "answers": answers}
 
 
 def _probe(recipe: Recipe, loaded: Any) -> Any:

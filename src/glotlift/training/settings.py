@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -14,7 +15,8 @@ from glotlift.schema import Frozen
 class ProbeSettings(Frozen):
     """A small evaluation in between: accuracy of constrained decoding on a few unseen languages, every `steps` steps.
 
-    Training stops when it has not risen for `patience` probes, and the best weights are kept.
+    Training stops when it has not risen for `patience` probes, and the best weights are kept. It reads the right
+    answers of its items, so weights that are chosen by it are chosen with labels.
     """
 
     steps: Count
@@ -61,10 +63,20 @@ Objectives = Annotated[dict[str, Annotated[float, Field(gt=0)]], BeforeValidator
 
 
 _OF_TUNING = (
-    "method", "rank", "alpha", "dropout", "rslora", "dora", "quantization", "target_modules", "lora_layers",
-    "learning_rate", "scheduler", "warmup_fraction", "weight_decay", "max_grad_norm", "epochs", "batch_size",
-    "micro_batch_size", "gradient_checkpointing", "probe", "replay", "cue",
+    "method", "rank", "alpha", "dropout", "rslora", "dora", "target_modules", "lora_layers", "learning_rate",
+    "scheduler", "warmup_fraction", "weight_decay", "max_grad_norm", "epochs", "batch_size", "micro_batch_size",
+    "gradient_checkpointing", "save_steps", "report_to", "probe", "replay",
 )  # fmt: skip
+
+_READ_BY: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(_OF_TUNING, TUNED),
+    **dict.fromkeys(("cue", "max_length", "too_long"), ("translation",)),
+    "teacher": ("consistency", *CLOSED_FORM),
+    "sentences": ("consistency", "readout"),
+    "center": ("consistency",),  # readout and steering take every mean off
+    "layer": ("contrastive",),
+}
+"""Setting -> objectives that read it, where some do not."""
 
 
 Control = Literal[
@@ -91,14 +103,15 @@ class TrainSettings(Frozen):
             English's (`prior`); see `glotlift.training.teacher`.
         control: what stands in the teacher's place, to see what the recipe gains without it. `shuffled-pairs` gives
             every question another one's English version, in any objective; `copied-pairs` lets translation copy the
-            English question, so that no other language is read. `gold` is the ceiling, and the only setting that reads
-            right answers.
+            English question, so that no other language is read. `gold` is the ceiling: it learns from right answers,
+            which nothing else does; beside it only `probe` reads any.
         layer: where `contrastive` compares states, as a share of the depth.
         answers: answer words of the prompts that are learned from, see `glotlift.tasks.task.Task.answers`; by default
             those that the task is first evaluated with, else `own`.
         num_fewshot: demonstrations of these prompts; likewise, else as many as the task file shows.
         preset: gives the settings that are not written: `default`, our best, or ours of another objective; `paper`
-            (arXiv 2405.13816) or `qalign` (NJUNLP/QAlign); see `PRESETS`.
+            (arXiv 2405.13816) or `qalign` (NJUNLP/QAlign); see `PRESETS`. A written `objective` must have the preset's
+            in it.
         method: `lora`, or `full` for all weights.
         rank: rank of the LoRA update.
         alpha: LoRA's scale; the update is multiplied by `alpha / rank`, with rsLoRA by `alpha / sqrt(rank)`.
@@ -121,7 +134,7 @@ class TrainSettings(Frozen):
         too_long: `error` refuses a longer pair, `truncate` cuts its end off.
         gradient_checkpointing: compute activations again in the backward pass; less memory, more time.
         save_steps: optimizer steps between checkpoints.
-        probe: a small evaluation between steps.
+        probe: a small evaluation between steps, which reads right answers and keeps the best weights.
         report_to: loggers of the Trainer.
     """
 
@@ -163,10 +176,25 @@ class TrainSettings(Frozen):
 
     @property
     def unused(self) -> list[str]:
-        """Settings of tuning that were written for an objective that tunes no weight."""
-        if set(self.objective) <= set(TUNED):
-            return []
-        return [name for name in _OF_TUNING if name in self.model_fields_set]
+        """Settings that were written and that no objective of these reads.
+
+        Where every setting is written out, as in the recipe of a run folder, those that are no default.
+        """
+        fields = type(self).model_fields
+        is_whole = self.model_fields_set == set(fields)
+        written = [name for name in fields if name in self.model_fields_set]
+        if is_whole:
+            written = [name for name in written if getattr(self, name) != fields[name].default]
+        return [name for name in written if not self.reads(name)]
+
+    def reads(self, setting: str) -> bool:
+        """Return whether an objective of these reads a setting."""
+        if setting in ("answers", "num_fewshot"):
+            return self.asks_questions
+        if setting == "prompt_format" and self.prompt_format == "chat" and self.asks_questions:
+            return True
+        readers = ("translation",) if setting == "prompt_format" else _READ_BY.get(setting, OBJECTIVES)
+        return bool(set(readers) & set(self.objective))
 
     @property
     def asks_questions(self) -> bool:
@@ -177,7 +205,15 @@ class TrainSettings(Frozen):
     @classmethod
     def _from_preset(cls, value: Any) -> Any:
         preset = value.get("preset") if isinstance(value, dict) else None
-        return {**PRESETS[preset].settings, **value} if isinstance(preset, str) and preset in PRESETS else value
+        if not isinstance(preset, str) or preset not in PRESETS:
+            return value
+        own = PRESETS[preset].settings.get("objective")
+        written = value.get("objective", own)
+        names = list(written) if isinstance(written, dict) else [written]
+        if own and names and own not in names and all(name in OBJECTIVES for name in names):
+            got = f"got preset {preset} with objective {' + '.join(names)}"
+            raise ValueError(f"{got}, expected {own} in the objective, or another preset")
+        return {**PRESETS[preset].settings, **value}
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainSettings:
@@ -254,3 +290,18 @@ PRESETS = {
     ),
 }  # fmt: skip
 """Name -> preset. What is published of them stands in arXiv 2405.13816 and the repository NJUNLP/QAlign."""
+
+
+def without_preset(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return written settings less what goes with their preset, so that another preset can take its place: the
+    objective, and settings that are as the preset has them.
+
+    Args:
+        written: the part `train` of a recipe; every setting written out, as in a run folder, or some.
+    """
+    name = str(written.get("preset"))
+    own = PRESETS.get(name, PRESETS["default"]).settings
+    if TrainSettings.model_fields.keys() <= written.keys():  # then it cannot be told from what a person wrote
+        own = TrainSettings.model_validate({"preset": name} if name in PRESETS else {}).model_dump(mode="json")
+    dropped = {"preset", "objective", *(key for key, value in own.items() if written.get(key) == value)}
+    return {key: value for key, value in written.items() if key not in dropped}
