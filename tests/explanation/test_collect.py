@@ -49,6 +49,7 @@ def test_every_item_and_layer_of_every_variant_is_written(adapted, ask, words, t
     assert sum(done) == 2 * 3 * 7
     assert set(contents(tmp_path)) == {
         *(f"lens/{v}/sentiment/{c}.parquet" for v in ("base", "tuned") for c in ("en", "de", "th")),
+        "lens/sentiment/pivot.parquet",
         *(f"geometry/sentiment/states/{v}/{c}.safetensors" for v in ("base", "tuned") for c in ("en", "de", "th")),
         *(f"geometry/sentiment/{name}.parquet" for name in FRAMES),
     }

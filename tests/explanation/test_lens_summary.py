@@ -11,6 +11,7 @@ from glotlift.explanation.lens_summary import (
     PIVOT_COLUMNS,
     SUMMARY_COLUMNS,
     crossover,
+    pivot_frame,
     pivot_summary,
     pivots,
     read_lens,
@@ -86,6 +87,11 @@ def random_curves(seed: int, n: int = 12, at: int = 3) -> dict[str, np.ndarray]:
     return {"english_mass": english, "own_mass": own}
 
 
+def at_language(found: pd.DataFrame, language: str = "de") -> pd.DataFrame:
+    """Rows of a language that are of no single layer, by variant and measure."""
+    return found[(found["language"] == language) & found["layer"].isna()].set_index(["variant", "measure"])
+
+
 def test_shares_and_layers_have_bootstrap_intervals_and_a_paired_difference(tmp_path):
     base, tuned = random_curves(1), random_curves(2, at=2)
     write_lens(tmp_path, "de", **base)
@@ -93,8 +99,8 @@ def test_shares_and_layers_have_bootstrap_intervals_and_a_paired_difference(tmp_
     write_lens(tmp_path, "en", english_mass=base["english_mass"])
     found = pivot_summary(tmp_path)
     assert tuple(found.columns) == PIVOT_COLUMNS
-    assert set(found["language"]) == {"de"} and len(found) == 9
-    value = found.set_index(["variant", "measure"])
+    assert set(found["language"]) == {"de", "all"} and len(found) == 2 * 3 * (3 + 6)
+    value = at_language(found)
     assert value.loc[("base", "pivot_share"), "value"] == pytest.approx(8 / 12)
     for variant, of in (("base", base), ("tuned", tuned)):
         means = (of["english_mass"].mean(0)[None], of["own_mass"].mean(0)[None])
@@ -110,15 +116,67 @@ def test_shares_and_layers_have_bootstrap_intervals_and_a_paired_difference(tmp_
     assert (value["n"] == 12).all() and (value["n_read"] == 12).all()
 
 
+def test_every_layer_has_the_share_of_items_that_it_answers_in_english(tmp_path):
+    base, tuned = random_curves(1), random_curves(2, at=2)
+    base["english_mass"][:, 5], base["own_mass"][:, 5] = FLOOR / 2, 0  # English leads, and says nothing
+    write_lens(tmp_path, "de", **base)
+    write_lens(tmp_path, "de", "tuned", **tuned)
+    found = pivot_summary(tmp_path).query("language == 'de' and measure == 'english_share'")
+    assert found.groupby("variant")["layer"].apply(list).tolist() == [[0, 1, 2, 3, 4, 5]] * 3
+    of = found.set_index(["variant", "layer"])["value"].unstack("layer")
+    leads = (base["english_mass"] > base["own_mass"]).mean(0)
+    assert of.loc["base"].tolist() == pytest.approx([*leads[:5], 0.0]) and 0 < leads[3] < 1
+    assert of.loc["difference"].to_numpy() == pytest.approx((of.loc["tuned"] - of.loc["base"]).to_numpy())
+
+
+def test_all_is_the_mean_over_languages_and_an_item_with_its_translations_counts_once(tmp_path):
+    one, other = random_curves(1), random_curves(2)
+    other = {name: 0.5 * values for name, values in other.items()}
+    for code, of in (("de", one), ("th", other)):
+        write_lens(tmp_path, code, **of)
+    write_lens(tmp_path, "sv", english_mass=one["english_mass"])  # own words are spelled like the English ones
+    found = pivot_summary(tmp_path)
+    of_all, german, thai = (at_language(found, code) for code in ("all", "de", "th"))
+    for name in ("pivot_share", "crossover_share"):
+        mean = (german.loc[("base", name), "value"] + thai.loc[("base", name), "value"]) / 2
+        assert of_all.loc[("base", name), "value"] == pytest.approx(mean)
+    mean_curves = [(one[name] + other[name]).mean(0)[None] for name in ("english_mass", "own_mass")]
+    assert of_all.loc[("base", "crossover_layer"), "value"] == crossover(*mean_curves)[0]
+    assert of_all.loc[("base", "pivot_share"), "n"] == 12
+    for code in ("de", "nl"):  # the same answers twice know no more than once
+        write_lens(tmp_path / "twice", code, **one)
+    twice = pivot_summary(tmp_path / "twice")
+    columns = ["value", "low", "high", "n"]
+    pd.testing.assert_frame_equal(at_language(twice, "all")[columns], at_language(twice, "de")[columns])
+
+
+def test_only_items_that_both_variants_have_are_subtracted(tmp_path):
+    """A tuned model of an earlier run, on other items, lies in the same folder."""
+    base, tuned = random_curves(1, n=4), random_curves(2, n=6)
+    tuned["english_mass"][4:], tuned["own_mass"][4:] = 0.0, 0.9
+    write_lens(tmp_path, "de", **base)
+    write_lens(tmp_path, "de", "tuned", **tuned)
+    value = at_language(pivot_summary(tmp_path))
+    four = pivots(tuned["english_mass"][:4], tuned["own_mass"][:4]).mean() - pivots(*base.values()).mean()
+    assert value.loc[("difference", "pivot_share"), "value"] == pytest.approx(four)
+    assert value.loc[:, "n"].groupby("variant").first().to_dict() == {"base": 4, "difference": 4, "tuned": 6}
+    frame = read_lens(tmp_path)
+    other_items = frame.assign(id=frame["id"].where(frame["variant"] == "base", "x" + frame["id"]))
+    assert set(pivot_frame(other_items)["variant"]) == {"base", "tuned"}
+    other_model = frame[(frame["variant"] == "base") | (frame["layer"] < 4)]
+    assert set(pivot_frame(other_model)["variant"]) == {"base", "tuned"}
+
+
 def test_an_item_without_a_reading_is_counted(tmp_path):
     of = random_curves(1)
     of["english_mass"][0] = of["own_mass"][0] = 0
     write_lens(tmp_path, "de", **of)
-    row = pivot_summary(tmp_path).set_index("measure").loc["pivot_share"]
+    row = at_language(pivot_summary(tmp_path)).loc[("base", "pivot_share")]
     assert (row["n"], row["n_read"]) == (12, 11) and row["value"] == pytest.approx(8 / 12)
 
 
 def test_without_own_tokens_there_is_nothing_to_compare(tmp_path):
     write_lens(tmp_path, "sv", english_mass=[[0.0, 0.5, 0.5], [0.0, 0.5, 0.5]])
     found = pivot_summary(tmp_path)
-    assert len(found) == 3 and found[["value", "low", "high"]].isna().all(axis=None) and (found["n"] == 2).all()
+    assert set(found["language"]) == {"sv"} and len(found) == 3 + 3
+    assert found[["value", "low", "high"]].isna().all(axis=None) and (found["n"] == 2).all()

@@ -49,11 +49,21 @@ def test_one_language_stands_for_itself():
     assert set(shown(patching_chart(alone, "sentiment"))["language"]) == {"de"}
 
 
-def test_switch_off_shows_changes_of_the_whole_layer():
-    chart = shown(switch_off_chart(switch_off(), "sentiment"))
-    assert set(chart["measure"]) == {"auroc", "accuracy_calibrated"} and set(chart["group"]) == {"all"}
-    assert len(chart["mode"].unique()) == 3
-    assert np.allclose(chart["value"], chart["change"])
+def test_switch_off_shows_changes_of_every_group_of_modules_on_one_scale():
+    frame = switch_off()
+    of_mlp = frame["group"] == "mlp"
+    frame.loc[of_mlp, "change"] = 0.5 * frame.loc[of_mlp, "change"]
+    frame.loc[of_mlp, "high"] = 0.8
+    chart = switch_off_chart(frame, "sentiment")
+    drawn = shown(chart)
+    assert set(drawn["measure"]) == {"auroc", "accuracy_calibrated"} and set(drawn["group"]) == {"all", "mlp"}
+    assert len(drawn["mode"].unique()) == 3
+    assert np.allclose(drawn["value"], drawn["change"])
+    rows = [row["hconcat"] for row in chart.to_dict()["vconcat"]]
+    assert [[panel["title"]["subtitle"] for panel in row] for row in rows] == [["all modules"] * 2, ["MLP only"] * 2]
+    assert [panel["title"]["text"] for panel in rows[0]] == ["AUROC", "Accuracy, calibrated"]
+    domains = [panel["layer"][0]["encoding"]["y"]["scale"]["domain"] for row in rows for panel in row]
+    assert all(domain == domains[0] for domain in domains) and domains[0][1] > 0.8 and domains[0][0] < -0.1
 
 
 def test_a_report_has_them_where_a_run_has_the_files(make_run):

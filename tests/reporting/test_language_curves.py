@@ -15,9 +15,11 @@ from glotlift.reporting.language_curves import (
     probe_chart,
     similarity_chart,
     spaced,
+    specificity_chart,
 )
 from glotlift.reporting.read import read_run
 from glotlift.reporting.theme import to_svg
+from glotlift.runs import write_parquet
 
 CODES = ("en", "de", "zh", "sw", "th")
 GROUPS = {"Tuned on": ["zh", "de"], "Pivot": ["en"], "Never tuned on": ["sw", "th"]}
@@ -129,6 +131,36 @@ def test_a_probe_shows_every_language_the_pivot_too_and_chance():
     panels = chart.to_dict()["vconcat"][0]["hconcat"]
     assert [panel["title"]["text"] for panel in panels] == ["Tuned on", "Pivot", "Never tuned on"]
     to_svg(chart)
+
+
+def specificity() -> pd.DataFrame:
+    rows = [
+        {"variant": variant, "layer": layer, "measure": measure, "language": code, "n": 9, "pivot": 0.5,
+         "wrong_language": 0.4, "value": 0.1 * layer - 0.2 + 0.05 * (variant == "tuned"), "low": -0.3, "high": 0.4}
+        for variant, layer, measure, code in product(
+            VARIANTS, LAYERS, ("pc1_r", "cka", "mexa", "mexa_centred", "retrieval_centred"), CODES[1:]
+        )
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_specificity_shows_the_excess_over_other_languages_of_base_and_tuned(make_run):
+    path = make_run(stages=("train",))
+    file = path / "geometry" / "sentiment" / "specificity.parquet"
+    write_parquet(file, specificity(), {"pivot": "en"})
+    frame = read_run(path).specificity["sentiment"]
+    chart = specificity_chart(frame, "sentiment", GROUPS)
+    drawn = lines(chart)
+    assert set(drawn["measure"]) == {"cka", "mexa_centred", "retrieval_centred"}
+    assert set(drawn["variant"]) == {"base", "tuned"} and len(drawn) == 2 * 4 * 3 * 4
+    assert means(chart)["value"].min() == pytest.approx(-0.2)
+    rows = chart.to_dict()["vconcat"]
+    assert [[panel["title"]["text"] for panel in row["hconcat"]] for row in rows] == [
+        ["Tuned on", "Never tuned on"]
+    ] * 3
+    assert rows[0]["hconcat"][0]["layer"][0]["encoding"]["y"]["scale"]["domain"][0] <= -0.3
+    (figure,) = (figure for figure in figures(read_run(path)) if figure.section == "inside")
+    assert figure.name == "specificity-sentiment" and "have come to English" in figure.caption
 
 
 def test_without_groups_there_is_one_panel_of_all_languages():

@@ -77,9 +77,9 @@ def test_lens_means_without_spread_have_no_band(make_run):
     import pandas as pd
 
     from glotlift.explanation.lens import MEASURES
-    from glotlift.reporting.read import _mean_over_items
+    from glotlift.reporting.read_frames import mean_over_items
 
     same = pd.DataFrame({"layer": [0, 0, 1, 1], **{name: [0.5, 0.5, 0.1, 0.3] for name in MEASURES}})
-    means = _mean_over_items(same).set_index(["measure", "layer"])
+    means = mean_over_items(same).set_index(["measure", "layer"])
     assert means.loc[(MEASURES[0], 0)][["low", "high"]].isna().all()
     assert means.loc[(MEASURES[0], 1), "low"] < 0.2 < means.loc[(MEASURES[0], 1), "high"]

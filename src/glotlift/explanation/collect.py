@@ -19,6 +19,7 @@ from glotlift.errors import ModelError, RunError
 from glotlift.explanation.geometry import N_PERMUTATIONS, PooledStates, write_geometry, write_states
 from glotlift.explanation.lens_pass import LensPass
 from glotlift.explanation.link_file import check_outcomes, write_link
+from glotlift.explanation.pivot_file import write_pivots
 from glotlift.explanation.pooling import pooled_rows
 from glotlift.explanation.self_test import self_test
 from glotlift.explanation.subject import LensOptions, Questions, Subject, looked_into, say_what_is_left_out
@@ -112,6 +113,8 @@ def explain(subject: Subject, kinds: Sequence[str], *, n_permutations: int = N_P
             write_states(pooled.path, kept, about)
         if lens is not None:
             lens.write()
+    if "lens" in kinds:
+        write_pivots(subject)
     if "geometry" in kinds:
         states = {
             variant: {code: PooledStates(of.path) for code, of in each.items()} for variant, each in states.items()

@@ -1,6 +1,7 @@
 """What the lens files of a run say together: means over items, English-pivot share, crossover layer.
 
-Enters: `lens/` of a run folder, see `glotlift.explanation.lens`. Leaves: data frames with intervals.
+Enters: `lens/` of a run folder, see `glotlift.explanation.lens`. Leaves: data frames with intervals, of which
+`glotlift.explanation.pivot_file` writes one.
 
 A layer answers in English when English words have more mass than own ones, and at least `FLOOR`: below, both are
 noise. An item **pivots through English** when the first of its layers that answers in either answers in English. Its
@@ -14,8 +15,10 @@ Source: the reading of arXiv 2402.10588 (Wendler et al.: do Llamas work in Engli
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,7 +34,7 @@ FLOOR = 0.01
 
 SUMMARY_COLUMNS = ("variant", "task", "language", "layer", "measure", "mean", "low", "high", "n", "n_tokens")
 
-PIVOT_COLUMNS = ("variant", "task", "language", "measure", "value", "low", "high", "n", "n_read")
+PIVOT_COLUMNS = ("variant", "task", "language", "measure", "layer", "value", "low", "high", "n", "n_read")
 
 
 def read_lens(folder: Path, *, lens: str = "lens") -> pd.DataFrame:
@@ -109,75 +112,153 @@ def pivots(english: np.ndarray, own: np.ndarray, *, floor: float = FLOOR) -> np.
 
 
 def pivot_summary(folder: Path, *, lens: str = "lens", floor: float = FLOOR, seed: int = 0) -> pd.DataFrame:
-    """Return how far English comes first, for every variant, task and language of a run but English itself.
+    """Return how far English comes first in all lens files of a run, see `pivot_frame`.
 
     Args:
         folder: see `read_lens`.
         lens: see `read_lens`.
         floor: see `crossover`.
         seed: of the bootstrap over items.
+    """
+    return pivot_frame(read_lens(folder, lens=lens), floor=floor, seed=seed)
+
+
+def pivot_frame(frame: pd.DataFrame, *, floor: float = FLOOR, seed: int = 0) -> pd.DataFrame:
+    """Return how far English comes first, for every variant, task and language of lens files but English itself.
+
+    Args:
+        frame: from `read_lens`.
+        floor: see `crossover`.
+        seed: of the bootstrap over items.
 
     Returns:
-        Columns as `PIVOT_COLUMNS`; `variant` is also `difference`: tuned less base on the same items. Measures:
+        Columns as `PIVOT_COLUMNS`. `variant` is also `difference`: tuned less base, on the items that both have, and
+        none where they have none in common. `language` is also `all`: the mean over languages, of the items that all of
+        them have, where an item and its translations count once. Measures:
 
+            english_share     share of the items that a layer (`layer`, from 0; else NA) answers in English
             pivot_share       share of the items that answer in English first
             crossover_share   share of the items that have a crossover layer
             crossover_layer   of the mean curves over items; NaN where they do not cross
 
         `low` and `high` are the ends of a 95 % bootstrap interval over items, of the crossover layer over the resamples
         that have one (NaN where fewer than half do); `n` items, `n_read` of them with a reading. All are NaN where no
-        token begins an own word alone, as where own words are spelled like the English ones.
+        token begins an own word alone, as where own words are spelled like the English ones; `all` goes without such a
+        language.
     """
-    frame = read_lens(folder, lens=lens)
-    if frame.empty:
-        return pd.DataFrame(columns=list(PIVOT_COLUMNS))
-    rows = []
-    for _, part in frame.groupby(["task", "language"], sort=False):
-        task, language = part["task"].iloc[0], part["language"].iloc[0]
-        curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        for variant in dict.fromkeys(part["variant"]):
-            wide = part.loc[part["variant"] == variant].pivot(
-                index="id", columns="layer", values=["english_mass", "own_mass"]
-            )
-            curves[variant] = (wide["english_mass"].to_numpy(), wide["own_mass"].to_numpy())
-        if language == "en":
-            continue
-        found = {variant: _draws(english, own, floor, seed) for variant, (english, own) in curves.items()}
-        if set(found) == {"base", "tuned"}:
-            found["difference"] = _difference(found["base"], found["tuned"])
-        for variant, measured in found.items():
-            rows += [(variant, task, language, name, *values) for name, values in _bounded(measured, variant)]
-    return pd.DataFrame(rows, columns=list(PIVOT_COLUMNS))
+    parts = []
+    foreign = frame.loc[frame["language"] != "en"] if len(frame) else frame
+    for _, of_task in foreign.groupby("task", sort=False) if len(foreign) else ():
+        curves = {
+            variant: _curves_of_languages(part, floor) for variant, part in of_task.groupby("variant", sort=False)
+        }
+        for code in dict.fromkeys(code for of in curves.values() for code in of):
+            of_language = {str(variant): of[code] for variant, of in curves.items() if code in of}
+            for variant, rows in _of_variants(of_language, floor, seed):
+                parts.append(rows.assign(variant=variant, task=of_task["task"].iloc[0], language=code))
+    whole = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(PIVOT_COLUMNS))
+    return whole.loc[:, list(PIVOT_COLUMNS)]
 
 
-def _draws(english: np.ndarray, own: np.ndarray, floor: float, seed: int) -> dict[str, Any]:
-    """Return the measures of a language and variant: the value, then its values in the resamples."""
-    n_items = len(english)
+_SHARES = ("pivot_share", "crossover_share", "english_share")
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """What the lens shows of the items of a variant and language; of `all`, their means over languages.
+
+    Attributes:
+        ids: of the items.
+        english: mass of English words. *Shape:* (items, layers + 1).
+        own: mass of own words. *Shape:* as `english`.
+        shares: whether an item answers in English first, crosses over, and is answered in English by each layer.
+            *Shape:* (items, 2 + layers + 1).
+        is_read: whether any layer answers. *Shape:* (items,).
+    """
+
+    ids: Sequence[str]
+    english: np.ndarray
+    own: np.ndarray
+    shares: np.ndarray
+    is_read: np.ndarray
+
+    @property
+    def has_own(self) -> bool:
+        """Whether there is anything to hold English words against."""
+        return bool(self.own.any())
+
+    def of(self, ids: Sequence[str]) -> _Curves:
+        """Return those of some items, in their order."""
+        place = {item: index for index, item in enumerate(self.ids)}
+        rows = [place[item] for item in ids]
+        return _Curves(ids, self.english[rows], self.own[rows], self.shares[rows], self.is_read[rows])
+
+
+def _curves_of_languages(frame: pd.DataFrame, floor: float) -> dict[str, _Curves]:
+    """Return language -> its curves, from the rows of a variant, and those of `all` where a language has any."""
+    found = {}
+    for code, part in frame.groupby("language", sort=False):
+        wide = part.pivot(index="id", columns="layer", values=["english_mass", "own_mass"])
+        english, own = wide["english_mass"].to_numpy(), wide["own_mass"].to_numpy()
+        is_pivot, is_crossed = pivots(english, own, floor=floor), np.isfinite(crossover(english, own, floor=floor))
+        leads = (english > own) & (english >= floor)
+        shares = np.column_stack([np.nan_to_num(is_pivot), is_crossed, leads]).astype(float)
+        found[str(code)] = _Curves(list(wide.index), english, own, shares, np.isfinite(is_pivot))
+    compared = [curves for curves in found.values() if curves.has_own]
+    if compared and (ids := _common(compared)):
+        same = [curves.of(ids) for curves in compared]
+        means = (np.mean([getattr(each, name) for each in same], 0) for name in ("english", "own", "shares"))
+        found["all"] = _Curves(ids, *means, np.any([each.is_read for each in same], 0))
+    return found
+
+
+def _common(curves: Sequence[_Curves]) -> list[str]:
+    """Return the items that all have, in the order of the first."""
+    shared = reduce(set.intersection, (set(each.ids) for each in curves))
+    return [item for item in curves[0].ids if item in shared]
+
+
+def _of_variants(curves: dict[str, _Curves], floor: float, seed: int) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the rows of every variant of a language, then those of the difference on the items in common."""
+    for variant, of in curves.items():
+        yield variant, _bounded(_draws(of, floor, seed), [of], SHARE)
+    if not {"base", "tuned"} <= set(curves):
+        return
+    ids = _common([curves["base"], curves["tuned"]])
+    base, tuned = (curves[variant].of(ids) for variant in ("base", "tuned"))
+    if ids and base.shares.shape == tuned.shares.shape:  # a tuned model of an earlier run may be another one
+        change = _draws(tuned, floor, seed) - _draws(base, floor, seed)
+        yield "difference", _bounded(change, [base, tuned], DIFFERENCE)
+
+
+def _draws(curves: _Curves, floor: float, seed: int) -> np.ndarray:
+    """Return the shares, then the crossover layer of the mean curves: of all items, then of every resample.
+
+    *Shape:* (1 + resamples, cells + 1); NaN where there is nothing to compare.
+    """
+    n_items = len(curves.ids)
     counts = resamples(n_items, seed)
-    is_pivot, at = pivots(english, own, floor=floor), crossover(english, own, floor=floor)
-    shares = np.stack([np.nan_to_num(is_pivot), np.isfinite(at)])
-    of_mean = crossover(*(np.concatenate([c.mean(0)[None], counts @ c / n_items]) for c in (english, own)),
-                        floor=floor)  # fmt: skip
-    drawn = np.concatenate([shares.mean(1)[None], counts @ shares.T / n_items]).T
-    if not own.any():
-        drawn, of_mean = np.full_like(drawn, np.nan), np.full_like(of_mean, np.nan)
-    values = {"pivot_share": drawn[0], "crossover_share": drawn[1], "crossover_layer": of_mean}
-    return {"values": values, "n": n_items, "n_read": int(np.isfinite(is_pivot).sum())}
+    shares, english, own = (
+        np.vstack([of.mean(0), counts @ of / n_items]) for of in (curves.shares, curves.english, curves.own)
+    )
+    drawn = np.column_stack([shares, crossover(english, own, floor=floor)])
+    return drawn if curves.has_own else np.full_like(drawn, np.nan)
 
 
-def _difference(base: dict[str, Any], tuned: dict[str, Any]) -> dict[str, Any]:
-    values = {name: tuned["values"][name] - base["values"][name] for name in base["values"]}
-    return {"values": values, "n": base["n"], "n_read": min(base["n_read"], tuned["n_read"])}
-
-
-def _bounded(measured: dict[str, Any], variant: str) -> list[tuple[str, tuple[float, float, float, int, int]]]:
+def _bounded(drawn: np.ndarray, of: Sequence[_Curves], ends: tuple[float, float]) -> pd.DataFrame:
+    """Return value and interval of every cell of `_draws`."""
+    n_items, n_read = len(of[0].ids), int(np.all([each.is_read for each in of], 0).sum())
+    n_states = drawn.shape[1] - 3
+    names = [*_SHARES[:2], *[_SHARES[2]] * n_states, "crossover_layer"]
+    layers = pd.array([pd.NA, pd.NA, *range(n_states), pd.NA], "Int64")
     rows = []
-    for name, (value, *drawn) in measured["values"].items():
-        known = np.array(drawn)[np.isfinite(drawn)]
+    for name, (value, *rest) in zip(names, drawn.T, strict=True):
+        known = np.array(rest)[np.isfinite(rest)]
         low = high = np.nan
-        if np.isfinite(value) and len(known) >= len(drawn) / 2:
+        if np.isfinite(value) and len(known) >= len(rest) / 2:
             low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-            if name != "crossover_layer":
-                low, high = bounds(low, high, measured["n"], DIFFERENCE if variant == "difference" else SHARE)
-        rows.append((name, (float(value), float(low), float(high), measured["n"], measured["n_read"])))
-    return rows
+            if name in _SHARES:
+                low, high = bounds(low, high, n_items, ends)
+        rows.append((name, value, low, high, n_items, n_read))
+    frame = pd.DataFrame(rows, columns=["measure", "value", "low", "high", "n", "n_read"])
+    return frame.assign(layer=layers)

@@ -17,6 +17,7 @@ _SITES = {"last": "State at the answer", "question": "States of the question"}
 _SOURCES = {"same": "its own item's English state", "other": "another item's (control)"}
 _MODES = {"up_to": "on up to the layer", "from": "on from the layer", "without": "off in the layer only"}
 _MEASURES = {"auroc": "AUROC", "accuracy_calibrated": "Accuracy, calibrated"}
+_GROUPS = {"all": "all modules", "attention": "attention only", "mlp": "MLP only"}
 _LEGEND = alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeWidth=3, symbolOpacity=1)
 
 
@@ -44,21 +45,35 @@ def patching_chart(frame: pd.DataFrame, task_key: str) -> Any:
 
 
 def switch_off_chart(frame: pd.DataFrame, task_key: str) -> Any:
-    """Return what an adapter's layers bring: a panel a measure, a line a way of switching layers off."""
+    """Return what an adapter's layers bring: a column a measure, a row a group of modules."""
     of_all = _of_all(frame)
-    here = of_all.loc[(of_all["group"] == "all") & of_all["mode"].isin(list(_MODES))].replace({"mode": _MODES})
+    here = of_all.loc[of_all["mode"].isin(list(_MODES))].replace({"mode": _MODES})
+    here = here.assign(value=here["change"])
     scale = alt.Scale(domain=list(_MODES.values()), range=[VARIANTS["tuned"], VARIANTS["base"], MUTED])
     color = alt.Color("mode:N", scale=scale, legend=_LEGEND)
-    panels = [
-        _over_layers(part.dropna(subset=["change"]).assign(value=part["change"]), color, "Change", None,
-                     panel_title(title))
-        for measure, title in _MEASURES.items() if len(part := here.loc[here["measure"] == measure])
-    ]  # fmt: skip
+    rows = []
+    for group, modules in _GROUPS.items():
+        panels = []
+        for measure, title in _MEASURES.items():
+            of_measure = here.loc[here["measure"] == measure]
+            part = of_measure.loc[of_measure["group"] == group]
+            if len(part):
+                ends = _extent(of_measure)  # of all groups, so that rows can be held against each other
+                panels.append(_over_layers(part, color, "Change", ends, panel_title(title, modules)))
+        if panels:
+            rows.append(alt.hconcat(*panels, spacing=18))
     return finished(
-        alt.hconcat(*panels, spacing=18),
+        alt.vconcat(*rows, spacing=16),
         f"Which layers of the adapter carry its change on {task_key}",
         "Blue and orange against the base, grey against the tuned model; mean over the languages beside English",
     )
+
+
+def _extent(frame: pd.DataFrame) -> list[float]:
+    """Return the ends of an axis that holds all values, their intervals and zero, and a little more."""
+    low, high = min(0.0, *frame["low"], *frame["value"]), max(0.0, *frame["high"], *frame["value"])
+    margin = 0.05 * (high - low) or 0.05
+    return [low - margin, high + margin]
 
 
 def _of_all(frame: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,7 @@ Enters: tidy frames of `glotlift.reporting.read`. Leaves: a chart, in the colour
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import altair as alt
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from glotlift.reporting.names import language, ordered
-from glotlift.reporting.theme import GRID, MUTED, PAPER, SHADE, VARIANTS, finished, language_colors, panel_title
+from glotlift.reporting.theme import DRAWN, GRID, MUTED, PAPER, SHADE, VARIANTS, finished, language_colors, panel_title
 
 MAX_POINTS = 4_000
 """So many points a scatter chart draws at most; beyond it, the same evenly spaced items are kept in every panel."""
@@ -23,39 +23,64 @@ N_LAYERS = 5
 """Layers that the scatter chart shows, first and last among them."""
 
 _MASSES = {"english_mass": "English words", "own_mass": "the language's own words", "shared_mass": "in both"}
+_PAPER_MASSES = {"latent": "right label, in English", "out": "right label, in the prompt's language"}
 _DASHES = [[1, 0], [5, 3], [2, 2]]
 
 Panel = Callable[[pd.DataFrame, alt.X, alt.Axis], Any]
 """Makes the panel of a language from its rows, the axis of layers and the upright axis."""
 
 
-def lens_chart(frame: pd.DataFrame, task_key: str) -> Any:
-    """Return the probability mass of English and of own label words over the layers, a panel a language."""
+def lens_chart(frame: pd.DataFrame, task_key: str, name: str = "Logit lens") -> Any:
+    """Return the probability mass of English and of own label words over the layers, a panel a language.
+
+    Args:
+        frame: see `glotlift.reporting.read.RunFiles.lens`.
+        task_key: name of the test set.
+        name: of the lens.
+    """
     most = np.asarray(frame.groupby(["language", "measure"])["mean"].transform("max"))
-    masses = frame.loc[frame["measure"].isin(list(_MASSES)) & ((most > 1e-4) | (frame["measure"] == "english_mass"))]
-    names = {measure: name for measure, name in _MASSES.items() if (masses["measure"] == measure).any()}
-    masses = masses.replace({"measure": names})
-    scale = alt.Scale(domain=list(names.values()), range=_DASHES[: len(names)])
-    dash = alt.StrokeDash("measure:N", title="Label words:", scale=scale)
+    masses = frame.loc[(most > 1e-4) | (frame["measure"] == "english_mass")]
     return finished(
-        _over_layers(masses, "Probability mass", dash),
-        f"Logit lens on {task_key}: mass of label words over the layers",
+        _masses_over_layers(masses, _MASSES, "Label words:"),
+        f"{name} on {task_key}: mass of label words over the layers",
         "At the last position of the prompt; mean over items, with a 95 % band",
     )
 
 
-def entropy_chart(frame: pd.DataFrame, task_key: str) -> Any:
+def paper_lens_chart(frame: pd.DataFrame, task_key: str) -> Any:
+    """Return the original's probabilities of the right label over the layers, a panel a language.
+
+    Args:
+        frame: see `glotlift.reporting.read.RunFiles.paper_lens`.
+        task_key: name of the test set.
+    """
+    return finished(
+        _masses_over_layers(frame, _PAPER_MASSES, "Word of the"),
+        f"Logit lens on {task_key} as in arXiv 2405.13816",
+        "Mean over the items that the original keeps, with its band of 1.96 standard errors",
+    )
+
+
+def _masses_over_layers(frame: pd.DataFrame, masses: Mapping[str, str], title: str) -> Any:
+    """Return small multiples in which masses, by their names, are told apart by dashes."""
+    names = {measure: name for measure, name in masses.items() if (frame["measure"] == measure).any()}
+    shown = frame.loc[frame["measure"].isin(list(names))].replace({"measure": names})
+    scale = alt.Scale(domain=list(names.values()), range=_DASHES[: len(names)])
+    return _over_layers(shown, "Probability mass", alt.StrokeDash("measure:N", title=title, scale=scale))
+
+
+def entropy_chart(frame: pd.DataFrame, task_key: str, name: str = "Logit lens") -> Any:
     """Return the entropy of the lens's next-token distribution over the layers, a panel a language."""
     return finished(
         _over_layers(frame.loc[frame["measure"] == "entropy_bits"], "Entropy (bits)"),
-        f"Logit lens on {task_key}: entropy over the layers",
+        f"{name} on {task_key}: entropy over the layers",
         "Of the next-token distribution read off each layer; mean over items, with a 95 % band",
     )
 
 
 def _over_layers(frame: pd.DataFrame, title: str, dash: alt.StrokeDash | None = None) -> Any:
     """Return small multiples of line and band, coloured by variant."""
-    color = _variant_color(frame, alt.Legend(symbolType="square", symbolOpacity=1, symbolStrokeWidth=0, title=None))
+    color = variant_color(frame, alt.Legend(symbolType="square", symbolOpacity=1, symbolStrokeWidth=0, title=None))
     top = 1.1 * frame[["mean", "high"]].max(axis=None) or 1.0  # so that no tick stands at the top, beside the title
 
     def panel(here: pd.DataFrame, x: alt.X, axis: alt.Axis) -> Any:
@@ -67,20 +92,28 @@ def _over_layers(frame: pd.DataFrame, title: str, dash: alt.StrokeDash | None = 
         line = chart.mark_line(strokeWidth=1.6).encode(x=x, y=y("mean"), color=color)
         return alt.layer(band, line if dash is None else line.encode(strokeDash=dash))
 
-    return _small_multiples(frame, panel)
+    return small_multiples(frame, panel)
 
 
-def _variant_color(frame: pd.DataFrame, legend: alt.Legend) -> alt.Color:
-    colors = {variant: color for variant, color in VARIANTS.items() if variant in set(frame["variant"])}
+def variant_color(frame: pd.DataFrame, legend: alt.Legend) -> alt.Color:
+    """Return the colours of the variants that a frame has."""
+    colors = {variant: color for variant, color in DRAWN.items() if variant in set(frame["variant"])}
     return alt.Color("variant:N", scale=alt.Scale(domain=list(colors), range=list(colors.values())), legend=legend)
 
 
-def _small_multiples(frame: pd.DataFrame, panel: Panel) -> Any:
-    """Return one panel a language over the layers; only the outer panels carry axis labels."""
+def small_multiples(frame: pd.DataFrame, panel: Panel, height: int = 96) -> Any:
+    """Return one panel a language over the layers, `all` first; only the outer panels carry axis labels.
+
+    Args:
+        frame: with `language` and `layer`.
+        panel: makes a panel.
+        height: of a panel, pixels.
+    """
     codes = ordered(frame["language"])
+    codes.sort(key=lambda code: code != "all")
     n_columns = min(5, len(codes))
     last_row = (len(codes) - 1) // n_columns
-    scale = alt.Scale(domain=[min(frame["layer"]), max(frame["layer"])], nice=False)
+    scale = alt.Scale(domain=[frame["layer"].min(), frame["layer"].max()], nice=False)
     width = max(150, min(400, 830 // n_columns - 12))
     panels = []
     for position, code in enumerate(codes):
@@ -90,7 +123,8 @@ def _small_multiples(frame: pd.DataFrame, panel: Panel) -> Any:
         up = {"tickCount": 4, "labels": is_left, "ticks": is_left, "domain": False}
         axis = alt.Axis(**up) if is_left else alt.Axis(**up, title=None)
         chart = panel(frame.loc[frame["language"] == code], x, axis)
-        panels.append(chart.properties(title=panel_title(language(code).name), width=width, height=96))
+        title = "All languages" if code == "all" else language(code).name
+        panels.append(chart.properties(title=panel_title(title), width=width, height=height))
     return alt.concat(*panels, columns=n_columns, spacing=14)
 
 
@@ -168,7 +202,7 @@ def correlation_chart(frame: pd.DataFrame, task_key: str) -> Any:
     """Return the correlation of PC1 with the pivot's over the layers: raw, length-partialled, and the null band."""
     pivot = language(frame["pivot"].iloc[0]).name
     frame = frame.loc[frame["language"] != frame["pivot"]]
-    color = _variant_color(frame, alt.Legend(symbolType="stroke", symbolStrokeWidth=3, title=None))
+    color = variant_color(frame, alt.Legend(symbolType="stroke", symbolStrokeWidth=3, title=None))
 
     def panel(here: pd.DataFrame, x: alt.X, axis: alt.Axis) -> Any:
         def y(field: str) -> alt.Y:
@@ -185,7 +219,7 @@ def correlation_chart(frame: pd.DataFrame, task_key: str) -> Any:
         )
 
     return finished(
-        _small_multiples(frame, panel),
+        small_multiples(frame, panel),
         f"First principal component on {task_key}: correlation with {pivot} over parallel items",
         "Solid: length taken out; dashed: raw; grey: 95 % of the values when items are paired at random",
     )

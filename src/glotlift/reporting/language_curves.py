@@ -20,8 +20,7 @@ import pandas as pd
 from scipy.optimize import isotonic_regression
 
 from glotlift.reporting.names import UNSEEN, counted, language
-from glotlift.reporting.read import RANDOM
-from glotlift.reporting.theme import INK, MUTED, SHADE, VARIANTS, finished, panel_title
+from glotlift.reporting.theme import DRAWN, INK, MUTED, SHADE, VARIANTS, finished, panel_title
 
 Groups = Mapping[str, Sequence[str]]
 """Title -> codes, as `glotlift.reporting.names.grouped` has them."""
@@ -32,6 +31,9 @@ SIMILARITIES = {
     "retrieval": ("Retrieval at 1", {"retrieval": "raw", "retrieval_centred": "each language's mean taken out"}),
 }
 """Name of a figure -> its title, and its measures with the titles of their rows."""
+
+SPECIFIC = {"cka": "debiased linear CKA", "mexa_centred": "MEXA", "retrieval_centred": "retrieval at 1"}
+"""Measures whose excess over other languages is drawn, with the titles of their rows."""
 
 _COMPONENTS = {"attention": "Added by attention", "before_mlp": "State between (residual)", "mlp": "Added by MLP"}
 _MASSES = {"english_mass": "English words", "own_mass": "the language's own words"}
@@ -44,8 +46,6 @@ _LINE = 9.5
 
 _ROOM = 34
 """Width of the codes behind the last layer and the lines that lead to them, pixels."""
-
-_COLORS = {**VARIANTS, RANDOM: "#8a8f98"}
 
 _BAND = "mean of their 95 % intervals"
 
@@ -160,6 +160,23 @@ def similarity_chart(frame: pd.DataFrame, task_key: str, name: str, groups: Grou
     )
 
 
+def specificity_chart(frame: pd.DataFrame, task_key: str, groups: Groups) -> Any:
+    """Return how much nearer each language is to the pivot than to other languages: a column a group, a row a measure.
+
+    Args:
+        frame: see `glotlift.reporting.read.RunFiles.specificity`.
+        task_key: name of the test set.
+        groups: of all languages.
+    """
+    pivot = language(frame["pivot"].iloc[0]).name
+    parts = {text: frame.loc[frame["measure"] == measure] for measure, text in SPECIFIC.items()}
+    return finished(
+        _grouped({text: part for text, part in parts.items() if len(part)}, f"With {pivot} less with others", groups),
+        f"Nearer to {pivot} than to other languages? Wrong-language control on {task_key}",
+        f"Thin: a language; thick: mean of the group; band: {_BAND}; MEXA, retrieval: each language's mean taken out",
+    )
+
+
 def probe_chart(frame: pd.DataFrame, task_key: str, groups: Groups) -> Any:
     """Return how well a linear probe tells the language of a held-out question, a column a group.
 
@@ -241,7 +258,7 @@ def _matrix(panels: Sequence[Sequence[_Panel]], title: str, size: tuple[int, int
     step = 10.0 ** math.floor(math.log10(high - low or 1.0)) / 2
     bottom, top = step * math.floor(low / step), step * math.ceil(high / step)
     ends = bottom, top + 0.06 * (top - bottom)  # so that no number stands at the top, beside the title
-    colors = {variant: color for variant, color in _COLORS.items() if variant in set(lines["variant"])}
+    colors = {variant: color for variant, color in DRAWN.items() if variant in set(lines["variant"])}
     legend = alt.Legend(title=None, symbolType="stroke", symbolStrokeWidth=3, symbolOpacity=1)
     color = alt.Color("variant:N", scale=alt.Scale(domain=list(colors), range=list(colors.values())), legend=legend)
     axes = _Axes(title, (min(lines["layer"]), max(lines["layer"])), ends, size, color)

@@ -10,35 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import yaml
-from scipy.stats import t as student
 
-from glotlift.errors import DataError, OutputError
-from glotlift.reporting.shapes import Kind, checked, checked_frame
-from glotlift.runs import read_parquet
+from glotlift.errors import OutputError
+from glotlift.reporting.read_frames import CONTROL, PAPER, read_lens, read_tables
+from glotlift.reporting.shapes import Kind, checked
 from glotlift.schema import read_yaml
 from glotlift.strict_json import read_json
-
-MEASURES = ("english_mass", "own_mass", "shared_mass", "entropy_bits")
-"""Columns of a lens file that are averaged over the items."""
-
-RANDOM = "random adapter"
-"""Variant of the control: a random adapter of the same norm."""
-
-_EXPLAINED = ("variant",), ("layer", "pc1", "pc2")
-_PCA = ("variant", "language", "id"), ("layer", "pc1", "pc2")
-_CORRELATION = ("variant", "language"), ("layer", "r", "r_partial", "null_low", "null_high")
-_SIMILARITY = (
-    ("variant", "measure", "language", "other"), ("layer", "value", "low", "high", "null_low", "null_high")
-)  # fmt: skip
-_PROBE = ("variant", "language"), ("layer", "value", "low", "high", "chance")
-_PATCHING = (
-    ("variant", "language", "site", "source", "calibration", "measure"), ("layer", "value", "low", "high", "n")
-)  # fmt: skip
-_SWITCH_OFF = ("language", "group", "mode", "measure"), ("layer", "change", "low", "high", "n")
-"""Of a file of geometry: columns of texts, columns of numbers."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +33,25 @@ class RunFiles:
         history: of training.
         certificate: of merging.
         audit: of the question pairs.
-        lens: task key -> one row a variant, language, layer and measure: `mean`, `low`, `high` over the items.
-        pca: task key -> one row a variant, layer, language and item: `pc1`, `pc2`.
+        lens: task key -> one row a variant, language, layer and measure: `mean`, `low`, `high` over the items. Where
+            the control was asked for, it is the variant `glotlift.reporting.read_frames.RANDOM` here and in
+            `tuned_lens`, `english_first`, `tuned_english_first`, `similarity`, `specificity` and `probe`.
+        tuned_lens: task key -> as `lens`, read through the translators of a tuned lens.
+        english_first: task key -> one row a variant, language and measure of how far English comes first in `lens`, see
+            docs/explain.md; those without a `layer` (NaN) are of all layers.
+        tuned_english_first: task key -> the same of `tuned_lens`.
+        paper_lens: task key -> as `lens`, the measures of arXiv 2405.13816.
+        pca: task key -> one row a variant, layer, language and item: `pc1`, `pc2`, and the `pooling` of the states.
         explained: task key -> one row a variant and layer: share of the variance that `pc1` and `pc2` hold.
         correlation: task key -> one row a variant, layer and language, with the `pivot` it is held against.
-        similarity: task key -> one row a variant, layer, measure and pair of languages, with the `pivot`; where the
-            control was asked for, it is the variant `RANDOM` here and in `probe`.
+        similarity: task key -> one row a variant, layer, measure and pair of languages, with the `pivot`.
+        specificity: task key -> one row a variant, layer, measure and language: how much nearer to the pivot than to
+            other languages.
         probe: task key -> one row a variant, layer and language, and `all`: accuracy of the language probe.
         components: task key -> as `lens`, and `component`.
         patching: task key -> one row a share that English states repair or break, see docs/explain.md.
         switch_off: task key -> one row a configuration of the adapter and measure, likewise.
+        item_link: task key -> one row a quantity, language and layer (NaN for none), likewise.
     """
 
     path: Path
@@ -75,14 +63,20 @@ class RunFiles:
     certificate: dict[str, Any]
     audit: dict[str, Any]
     lens: dict[str, pd.DataFrame]
+    tuned_lens: dict[str, pd.DataFrame]
+    english_first: dict[str, pd.DataFrame]
+    tuned_english_first: dict[str, pd.DataFrame]
+    paper_lens: dict[str, pd.DataFrame]
     pca: dict[str, pd.DataFrame]
     explained: dict[str, pd.DataFrame]
     correlation: dict[str, pd.DataFrame]
     similarity: dict[str, pd.DataFrame]
+    specificity: dict[str, pd.DataFrame]
     probe: dict[str, pd.DataFrame]
     components: dict[str, pd.DataFrame]
     patching: dict[str, pd.DataFrame]
     switch_off: dict[str, pd.DataFrame]
+    item_link: dict[str, pd.DataFrame]
 
     @property
     def name(self) -> str:
@@ -185,7 +179,8 @@ def read_run(path: Path, *, with_frames: bool = True, adapter: Path | None = Non
     if not path.is_dir():
         raise OutputError(f"{path}: no such folder, expected a run folder")
     recipe = path / "recipe.yaml"
-    geometry = path / "geometry" if with_frames else None
+    inside = path if with_frames else None
+    control = path / CONTROL if with_frames else None
     content = checked(read_yaml(recipe, OutputError), "recipe", recipe) if recipe.is_file() else {}
     return RunFiles(
         path=path,
@@ -196,15 +191,21 @@ def read_run(path: Path, *, with_frames: bool = True, adapter: Path | None = Non
         history=_read_json((adapter or path / "adapter") / "history.json", "history"),
         certificate=_read_json(path / "merge.json", "certificate"),
         audit=_read_json(path / "data" / "audit.json", "audit"),
-        lens=_read_lens(path / "lens") if with_frames else {},
-        pca=_read_geometry(geometry, "pca.parquet", *_PCA),
-        explained=_read_geometry(geometry, "explained.parquet", *_EXPLAINED),
-        correlation=_read_geometry(geometry, "correlation.parquet", *_CORRELATION),
-        similarity=_with_control(geometry, "similarity.parquet", *_SIMILARITY),
-        probe=_with_control(geometry, "probe.parquet", *_PROBE),
-        components=_read_lens(path / "components", ("component",)) if with_frames else {},
-        patching=_read_geometry(path / "patching" if with_frames else None, "summary.parquet", *_PATCHING),
-        switch_off=_read_geometry(path / "switch_off" if with_frames else None, "summary.parquet", *_SWITCH_OFF),
+        lens=read_lens(inside, "lens", control=control),
+        tuned_lens=read_lens(inside, "tuned_lens", control=control),
+        english_first=read_tables(inside, "lens/*/pivot", control=control),
+        tuned_english_first=read_tables(inside, "tuned_lens/*/pivot", control=control),
+        paper_lens=read_lens(inside, "paper_lens", measures=PAPER),
+        pca=read_tables(inside, "geometry/*/pca"),
+        explained=read_tables(inside, "geometry/*/explained"),
+        correlation=read_tables(inside, "geometry/*/correlation"),
+        similarity=read_tables(inside, "geometry/*/similarity", control=control),
+        specificity=read_tables(inside, "geometry/*/specificity", control=control),
+        probe=read_tables(inside, "geometry/*/probe", control=control),
+        components=read_lens(inside, "components", parts_of_layer=("component",)),
+        patching=read_tables(inside, "patching/*/summary"),
+        switch_off=read_tables(inside, "switch_off/*/summary"),
+        item_link=read_tables(inside, "item_link/*/summary"),
     )
 
 
@@ -220,65 +221,3 @@ def _as_text(recipe: Any) -> str:
 
 def _read_json(path: Path, kind: Kind) -> dict[str, Any]:
     return checked(read_json(path, OutputError), kind, path) if path.exists() else {}
-
-
-def _read_frame(path: Path, names: tuple[str, ...], numbers: tuple[str, ...]) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return columns of a Parquet file, rows with numbers that are not finite left out, and the file's metadata."""
-    try:
-        frame, metadata = read_parquet(path)
-    except DataError as fault:
-        raise OutputError(f"{fault}, expected columns {', '.join((*names, *numbers))}") from None
-    return checked_frame(frame, names, numbers, path), metadata
-
-
-def _read_lens(folder: Path, parts_of_layer: tuple[str, ...] = ()) -> dict[str, pd.DataFrame]:
-    """Return task key -> means over the items; `parts_of_layer` names columns beside `layer` that tell rows apart."""
-    frames: dict[str, list[pd.DataFrame]] = {}
-    for path in sorted(folder.glob("*/*/*.parquet")):
-        variant, key = path.parts[-3:-1]
-        frame, _ = _read_frame(path, parts_of_layer, ("layer", *MEASURES))
-        if len(frame):
-            means = _mean_over_items(frame, ("layer", *parts_of_layer))
-            frames.setdefault(key, []).append(means.assign(variant=variant, language=path.stem))
-    return {key: pd.concat(parts, ignore_index=True) for key, parts in frames.items()}
-
-
-def _mean_over_items(frame: pd.DataFrame, keys: tuple[str, ...]) -> pd.DataFrame:
-    """Return one row a measure and whatever the keys tell apart: mean over the items and its 95 % interval, in bounds.
-
-    The interval is Student's t. One item has none, and neither have items that are all the same.
-    """
-    tidy = frame.melt(list(keys), list(MEASURES), var_name="measure", value_name="value")
-    out = tidy.groupby(["measure", *keys])["value"].agg(["mean", "sem", "count"]).reset_index()
-    half = out["sem"].where(out["sem"] > 0) * student.ppf(0.975, out["count"] - 1)
-    most = np.where(out["measure"] == "entropy_bits", np.inf, 1.0)
-    out = out.assign(low=(out["mean"] - half).clip(lower=0.0), high=np.minimum(out["mean"] + half, most))
-    return out.drop(columns=["sem", "count"])
-
-
-def _read_geometry(
-    folder: Path | None, name: str, names: tuple[str, ...], numbers: tuple[str, ...]
-) -> dict[str, pd.DataFrame]:
-    """Return task key -> frame, with the pivot language that the file's metadata name, English where they name none."""
-    frames = {}
-    for path in sorted(folder.glob(f"*/{name}")) if folder else ():
-        frame, metadata = _read_frame(path, names, numbers)
-        if len(frame):
-            frames[path.parent.name] = frame.assign(pivot=str(metadata.get("pivot", "en")))
-    return frames
-
-
-def _with_control(
-    folder: Path | None, name: str, names: tuple[str, ...], numbers: tuple[str, ...]
-) -> dict[str, pd.DataFrame]:
-    """Return the rows of base and tuned, not those of their difference, and those of a random adapter as `RANDOM`."""
-    frames = _read_geometry(folder, name, names, numbers)
-    control = _read_geometry(folder.parent / "random_adapter" / "geometry" if folder else None, name, names, numbers)
-    found = {}
-    for key, frame in frames.items():
-        parts = [frame.loc[frame["variant"] != "difference"]]
-        if key in control:
-            random = control[key].loc[control[key]["variant"] == "tuned"]
-            parts.append(random.assign(variant=RANDOM))
-        found[key] = pd.concat(parts, ignore_index=True)
-    return found

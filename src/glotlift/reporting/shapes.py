@@ -340,7 +340,11 @@ def _got(value: Any) -> str:
 
 
 def checked_frame(
-    frame: pd.DataFrame, names: tuple[str, ...], numbers: tuple[str, ...], where: str | Path
+    frame: pd.DataFrame,
+    names: tuple[str, ...],
+    numbers: tuple[str, ...],
+    where: str | Path,
+    optional: tuple[str, ...] = (),
 ) -> pd.DataFrame:
     """Return these columns of a frame, and the rows that have all their names and numbers that are finite.
 
@@ -349,17 +353,20 @@ def checked_frame(
         names: columns of texts.
         numbers: columns of numbers.
         where: name of the file, for the error.
+        optional: columns of numbers that a row may lack; they come as floats, NaN where there is none.
 
     Raises:
         OutputError: a column is missing or holds something else.
     """
-    if lacking := [name for name in (*names, *numbers) if name not in frame]:
-        raise OutputError(f"{where}: got no column {one_of(lacking)}, expected {', '.join((*names, *numbers))}")
-    for name in numbers:
+    wanted = [*names, *numbers, *optional]
+    if lacking := [name for name in wanted if name not in frame]:
+        raise OutputError(f"{where}: got no column {one_of(lacking)}, expected {', '.join(wanted)}")
+    for name in (*numbers, *optional):
         if not pd.api.types.is_numeric_dtype(frame[name]) or pd.api.types.is_bool_dtype(frame[name]):
             raise OutputError(f"{where}, column {name}: got {frame[name].dtype}, expected numbers")
     for name in names:
         if wrong := [value for value in frame[name].dropna().unique() if not isinstance(value, str)]:
             raise OutputError(f"{where}, column {name}: got {_got(wrong[0])}, expected texts")
     finite = frame[list(numbers)].abs().lt(float("inf")).all(axis=1)
-    return frame.loc[finite & frame[list(names)].notna().all(axis=1), [*names, *numbers]]
+    kept = frame.loc[finite & frame[list(names)].notna().all(axis=1), wanted]
+    return kept.astype(dict.fromkeys(optional, float))

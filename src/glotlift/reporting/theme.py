@@ -16,12 +16,16 @@ from typing import Any
 import altair as alt
 
 from glotlift.errors import OutputError, one_of
+from glotlift.reporting.read_frames import RANDOM
 from glotlift.runs import write_atomic
 
 BASE, TUNED = "#d9822b", "#1f5fa8"
 """Orange and blue, told apart by every kind of colour vision and by their lightness."""
 
 VARIANTS = {"base": BASE, "tuned": TUNED}
+
+DRAWN = {**VARIANTS, RANDOM: "#8a8f98"}
+"""Everything that may stand beside a base model: the tuned one, and a random adapter as control."""
 
 INK, MUTED, GRID, PAPER, SHADE = "#24292f", "#646c76", "#e4e7eb", "#ffffff", "#c9ced6"
 """Text, lesser text, grid lines, ground, null bands. The page's style sheet maps these in dark mode."""

@@ -15,8 +15,9 @@ from glotlift.stages.evaluate import EVALUATE
 from glotlift.stages.stage import OpenRun, Stage
 
 _READ = ("recipe.yaml", "scores.json", "merge.json", "adapter/*.json", "data/audit.json", "lens/**/*.parquet",
-         "components/**/*.parquet", "geometry/**/*.parquet", "patching/**/*.parquet",
-         "switch_off/**/*.parquet", "random_adapter/geometry/**/*.parquet")  # fmt: skip
+         "tuned_lens/**/*.parquet", "paper_lens/**/*.parquet", "components/**/*.parquet", "geometry/**/*.parquet",
+         "patching/**/*.parquet", "switch_off/**/*.parquet", "item_link/**/*.parquet",
+         "random_adapter/**/*.parquet")  # fmt: skip
 
 
 def report(run_path: str | Path) -> Path:
