@@ -11,6 +11,7 @@ import sys
 import tempfile
 import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -292,6 +293,36 @@ def test_a_stage_done_anew_replaces_the_old_entry(tmp_path):
             pass
     assert folder.is_done("train", "g")
     assert not folder.is_done("train", "f")
+
+
+def test_attempts_at_a_stage_add_up_until_it_is_done(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def attempt(seconds, ends=None, note=None):
+        nonlocal now
+        folder = RunFolder(tmp_path)  # as a new process has it
+        with suppress(KeyboardInterrupt), folder.stage("train", "f"):
+            now += seconds
+            if note:
+                folder.note(note)
+            now += 0.5
+            if ends == "killed":
+                monkeypatch.setattr(folder, "_record", lambda *_: None)
+            if ends:
+                raise KeyboardInterrupt
+        return folder.manifest()["stages"]["train"]
+
+    assert attempt(3, "stopped")["seconds"] == 3.5
+    killed = attempt(5, "killed", note={"passes": 2})
+    assert (killed["status"], killed["seconds"], killed["passes"]) == ("running", 3.5 + 5, 2)
+    done = attempt(7)
+    assert (done["status"], done["seconds"], done["passes"]) == ("done", 3.5 + 5 + 7.5, 2)
+    assert "started" not in done
+    anew = attempt(1)
+    assert anew["seconds"] == 1.5 and "passes" not in anew
+    RunFolder(tmp_path).note({"passes": 3})  # no stage is running
+    assert RunFolder(tmp_path).manifest()["stages"]["train"] == anew
 
 
 def test_a_damaged_manifest_is_named_with_its_line(tmp_path):

@@ -44,6 +44,9 @@ LOCK = ".lock"
 
 T = TypeVar("T")
 
+_OF_STAGES = ("status", "fingerprint", "started", "finished", "seconds", "versions")
+"""What the manifest says of every stage, beside its notes."""
+
 _PACKAGES = ("glotlift", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy", "scipy", "scikit-learn")
 
 
@@ -66,6 +69,7 @@ class RunFolder:
                 f"{path}: cannot be made ({fault.strerror}), expected a folder that can be written"
             ) from None
         self._manifest = path / "manifest.json"
+        self._note: Callable[[Mapping[str, Any]], None] | None = None
 
     def manifest(self) -> dict[str, Any]:
         """Return what the manifest holds: `{"stages": {...}}` at least."""
@@ -114,20 +118,48 @@ class RunFolder:
     def stage(self, name: str, fingerprint: str) -> Iterator[dict[str, Any]]:
         """Record a stage: `running` while inside, `done` with its seconds behind it, `failed` on an error.
 
+        Attempts at the same fingerprint that did not finish add up: their seconds, one that was killed up to its last
+        `note`, and their notes.
+
         Yields:
             A dict for notes that are kept in the manifest with the stage.
         """
-        notes: dict[str, Any] = {}
-        self._record(name, {"status": "running", "fingerprint": fingerprint, "started": _now()})
+        notes, earlier = self._unfinished(name, fingerprint)
         begin = time.monotonic()
-        status = "failed"
+
+        def record(status: str, **entry: Any) -> None:
+            seconds = round(earlier + time.monotonic() - begin, 2)
+            self._record(name, {"status": status, "fingerprint": fingerprint, **entry, "seconds": seconds, **notes})
+
+        def note(found: Mapping[str, Any]) -> None:
+            notes.update(found)
+            record("running", started=started)
+
+        started, status = _now(), "failed"
+        record("running", started=started)
+        self._note = note
         try:
             yield notes
             status = "done"
         finally:
-            seconds = round(time.monotonic() - begin, 2)
-            entry = {"status": status, "fingerprint": fingerprint, "finished": _now(), "seconds": seconds, **notes}
-            self._record(name, {**entry, "versions": versions()})
+            self._note = None
+            record(status, finished=_now(), versions=versions())
+
+    def note(self, found: Mapping[str, Any]) -> None:
+        """Keep notes of the stage that is running, and its seconds so far, even if it is killed; outside of one, none.
+
+        Args:
+            found: replace notes of the same names.
+        """
+        if self._note is not None:
+            self._note(found)
+
+    def _unfinished(self, stage: str, fingerprint: str) -> tuple[dict[str, Any], float]:
+        """Return the notes of earlier attempts at a stage that did not finish, and their seconds."""
+        entry = self.manifest()["stages"].get(stage, {})
+        if entry.get("fingerprint") != fingerprint or entry.get("status") == "done":
+            return {}, 0.0
+        return {name: value for name, value in entry.items() if name not in _OF_STAGES}, entry.get("seconds", 0.0)
 
     def _record(self, stage: str, entry: Mapping[str, Any]) -> None:
         manifest = self.manifest()
