@@ -39,7 +39,7 @@ bench-evaluate: $(VENV)/bench-installed  ## against the plain loop and lm-evalua
 bench-train: $(VENV)/bench-installed  ## training against TRL; BENCH=--quick for a minute and a half
 	$(BIN)/python benchmarks/train.py $(BENCH)
 
-bench-explain: $(VENV)/bench-installed  ## lens and geometry against the plain loop and nnsight; BENCH=--quick for two minutes
+bench-explain: $(VENV)/bench-installed  ## lens and geometry against the plain loop and nnsight; BENCH=--quick for one item a language
 	$(BIN)/python benchmarks/explain.py $(BENCH)
 
 gpu:                     ## on a machine with a GPU: PYTHON has torch for it, see docs/gpu.md; GPU='--parts train' for some

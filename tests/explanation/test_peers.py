@@ -26,8 +26,6 @@ from tests.conftest import FAMILIES
 from tests.explanation.test_patching import LAYERS, cell, scores_of
 
 pytestmark = pytest.mark.peers
-nnsight = pytest.importorskip("nnsight", reason="nnsight is not installed: `make test-peers` has it")
-lenses = pytest.importorskip("tuned_lens.nn.lenses", reason="tuned-lens is not installed: `make test-peers` has it")
 
 BLOCKS_AND_NORM = {
     "gpt2": ("transformer.h", "transformer.ln_f"),
@@ -41,9 +39,21 @@ READ_BY_TUNED_LENS = ("llama", "gpt2", "gpt_neox")
 VOCABULARY = range(600)
 
 
-def wrapped(loaded):
-    """Return the model as nnsight has it."""
-    return nnsight.TransformersModel(loaded.model, tokenizer=loaded.tokenizer, task="text-generation")
+@pytest.fixture
+def wrapped():
+    """Return a function: loaded model -> the model as nnsight has it.
+
+    nnsight gives every object of the process a method, so it is not imported before a test needs it.
+    """
+    nnsight = pytest.importorskip("nnsight", reason="nnsight is not installed: `make test-peers` has it")
+    return lambda loaded: nnsight.TransformersModel(loaded.model, tokenizer=loaded.tokenizer, task="text-generation")
+
+
+@pytest.fixture
+def lenses():
+    """Lenses of the package tuned-lens."""
+    reason = "tuned-lens is not installed: `make test-peers` has it"
+    return pytest.importorskip("tuned_lens.nn.lenses", reason=reason)
 
 
 def blocks_and_norm(model, family):
@@ -52,6 +62,8 @@ def blocks_and_norm(model, family):
 
 def lens_by_nnsight(model, family, prompt) -> tuple[torch.Tensor, torch.Tensor]:
     """Return states and logits of every layer at the last token. *Shape:* (layers + 1, hidden), (layers + 1, 600)."""
+    import nnsight
+
     blocks, norm = blocks_and_norm(model, family)
     cap = getattr(model.config, "final_logit_softcapping", None)
     with torch.no_grad(), model.trace(list(prompt)):
@@ -67,7 +79,7 @@ def lens_by_nnsight(model, family, prompt) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_states_and_distributions_of_every_layer_are_those_of_nnsight(loud, ask, family):
+def test_states_and_distributions_of_every_layer_are_those_of_nnsight(wrapped, loud, ask, family):
     loaded = loud(family)
     model = wrapped(loaded)
     for prompts in ask(loaded, ("en", "th")).values():
@@ -80,7 +92,7 @@ def test_states_and_distributions_of_every_layer_are_those_of_nnsight(loud, ask,
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
-def test_the_files_of_the_lens_hold_what_nnsights_logits_give(loud, ask, words, task, family, tmp_path):
+def test_the_files_of_the_lens_hold_what_nnsights_logits_give(wrapped, loud, ask, words, task, family, tmp_path):
     loaded = loud(family)
     model, prompts = wrapped(loaded), ask(loaded, ("en", "de"))
     explain(Subject(loaded, prompts, tmp_path, **words("en", "de")), ["lens"])
@@ -120,7 +132,7 @@ def patched_by_nnsight(model, family, english, row, layer, word) -> tuple[float,
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
-def test_label_scores_behind_an_english_state_are_those_of_nnsight(loud, ask, family):
+def test_label_scores_behind_an_english_state_are_those_of_nnsight(wrapped, loud, ask, family):
     loaded = loud(family)
     model, prompts = wrapped(loaded), ask(loaded, ("en", "th"), 2)
     frame = patch_language(loaded, prompts["th"], hold(loaded, prompts["en"]), sites=("last",))
@@ -170,7 +182,7 @@ def assert_reads_alike(theirs, ours: TunedLens, loaded, states) -> None:
 
 
 @pytest.mark.parametrize("family", READ_BY_TUNED_LENS)
-def test_the_plain_lens_is_tuned_lenss_logit_lens(loud, ask, family):
+def test_the_plain_lens_is_tuned_lenss_logit_lens(lenses, loud, ask, family):
     loaded = loud(family)
     states, theirs = last_states(loaded, ask), lenses.LogitLens.from_model(loaded.model)
     found = distributions(loaded.model, states, VOCABULARY).log_probabilities
@@ -180,7 +192,7 @@ def test_the_plain_lens_is_tuned_lenss_logit_lens(loud, ask, family):
 
 
 @pytest.mark.parametrize("family", READ_BY_TUNED_LENS)
-def test_tuned_lens_reads_what_is_saved_here(loud, ask, tmp_path, family):
+def test_tuned_lens_reads_what_is_saved_here(lenses, loud, ask, tmp_path, family):
     loaded, ours = loud(family), random_lens(1)
     save_tuned_lens(ours, tmp_path)
     theirs = lenses.TunedLens.from_model_and_pretrained(loaded.model, str(tmp_path))
@@ -188,7 +200,7 @@ def test_tuned_lens_reads_what_is_saved_here(loud, ask, tmp_path, family):
 
 
 @pytest.mark.parametrize("family", READ_BY_TUNED_LENS)
-def test_what_tuned_lens_saves_is_read_here(loud, ask, tmp_path, family):
+def test_what_tuned_lens_saves_is_read_here(lenses, loud, ask, tmp_path, family):
     loaded, random = loud(family), random_lens(2)
     theirs = lenses.TunedLens.from_model(loaded.model)
     for translator, weight, offset in zip(theirs, random.weights, random.biases, strict=True):
@@ -198,7 +210,7 @@ def test_what_tuned_lens_saves_is_read_here(loud, ask, tmp_path, family):
     assert_reads_alike(theirs, load_tuned_lens(tmp_path, loaded), loaded, last_states(loaded, ask))
 
 
-def test_both_warn_where_the_output_matrix_is_another(loud, tmp_path, caplog):
+def test_both_warn_where_the_output_matrix_is_another(lenses, loud, tmp_path, caplog):
     """Each knows the other's digest of it."""
     of_llama, of_gpt2 = loud("llama"), loud("gpt2")
     lenses.TunedLens.from_model(of_llama.model).save(tmp_path / "theirs")
