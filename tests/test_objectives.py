@@ -1,6 +1,7 @@
 """Objectives as runs: what each leaves, what it refuses, and that none reads an answer."""
 
 import json
+import random
 import shutil
 from dataclasses import replace
 
@@ -9,7 +10,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from glotlift.cli import app
 from glotlift.data.questions import QuestionPair
 from glotlift.data.read import read_items
 from glotlift.errors import DataError, LanguageError, ModelError, RecipeError
@@ -33,12 +36,15 @@ from glotlift.tasks.load import load_task
 TEXTS = [f"This is question number {n}. It is {'good' if n % 3 else 'bad'}." for n in range(14)]
 
 
-def questions(folder, gold=True, drop=()):
+def questions(folder, gold=True, drop=(), is_permuted=False):
     folder.mkdir(exist_ok=True)
+    labels = ["positive", "negative"] * (len(TEXTS) // 2)
+    if is_permuted:
+        random.Random(1).shuffle(labels)
     for code in ("en", "de", "sw"):
         rows = [{"id": f"q{n}", "text": f"{code}: {text}"} for n, text in enumerate(TEXTS) if (code, n) not in drop]
         if gold:
-            rows = [{**row, "label": ["positive", "negative"][n % 2]} for n, row in enumerate(rows)]
+            rows = [{**row, "label": label} for row, label in zip(rows, labels, strict=False)]
         (folder / f"{code}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(folder / "{lang}.jsonl")
 
@@ -78,12 +84,44 @@ def test_tuned_objectives_leave_an_adapter_that_evaluates(recipe, tmp_path, trai
     folder = train(recipe(**training), tmp_path / "run")
     history = json.loads((folder / "history.json").read_text())
     assert set(history["objective"]) <= set(history["parts"])
+    is_taught = "consistency" in history["objective"]
+    assert history["teacher"] == (training.get("teacher", "sentences") if is_taught else None)
+    assert (history["center"], history["answers"]) == ("language" if is_taught else None, "english")
     assert ("replay" in history["parts"]) == ("replay" in training)
     assert all(part["rows_seen"] for part in history["parts"].values())
     scores = evaluate(
         model=history["base_model"], adapter=str(folder), languages="en,de", limit=4, output_path=tmp_path
     )
     assert scores["glotlift"]["variants"] == ["base", "tuned"]
+    assert scores["glotlift"]["training"]["teacher"] == history["teacher"]
+
+
+def test_a_report_tells_a_gain_from_a_preference_trained_away_and_from_labels(recipe, tmp_path, caplog):
+    probe = {"steps": 2, "languages": ["sw"], "limit": 2}
+    folder = run(recipe(objective="consistency", center="zero", layer=0.3, probe=probe), tmp_path / "run")
+    assert "objective consistency does not read layer: written for nothing" in caplog.text
+    assert "probe: RIGHT ANSWERS ARE READ of its items" in caplog.text
+    evaluate(model=json.loads((folder / "adapter" / "history.json").read_text())["base_model"],
+             adapter=str(shutil.copytree(folder / "adapter", tmp_path / "elsewhere")), languages="en,fr", limit=4,
+             output_path=tmp_path / "eval")  # fmt: skip
+    for path in (folder, tmp_path / "eval"):
+        said = opening(read_run(path)).paragraph
+        assert "held to none (center zero), not to its own, so a gain in raw accuracy may be a shifted" in said
+        assert "chosen by a probe, which reads right answers: no result without labels" in said
+    caplog.clear()
+    plain = opening(read_run(run(recipe(objective="consistency"), tmp_path / "plain"))).paragraph
+    assert "mean label score" not in plain and "probe" not in plain and "RIGHT ANSWERS" not in caplog.text
+
+
+@pytest.mark.parametrize("objective", ["readout", "steering"])
+def test_what_tunes_no_weight_is_fitted_on_the_questions_that_validate_others(recipe, tmp_path, objective):
+    found = [
+        next(
+            train(recipe(data={"validation_fraction": share}, objective=objective), tmp_path / str(share)).glob("*.sa*")
+        )
+        for share in (0.0, 0.5)
+    ]
+    assert found[0].read_bytes() == found[1].read_bytes()
 
 
 def test_a_readout_goes_through_a_whole_run(recipe, tmp_path, monkeypatch):
@@ -161,17 +199,29 @@ def test_a_readout_is_of_one_task_and_one_shape_of_model(recipe, tmp_path, tiny_
         evaluate(**asked)
 
 
-@pytest.mark.parametrize("objective", ["consistency", "readout", "steering", {"contrastive": 1.0, "translation": 1.0}])
-def test_no_objective_reads_a_right_answer(recipe, tmp_path, objective):
-    """Questions without answers, and with them, give the same bytes."""
-    files = []
-    for gold in (True, False):
-        source = questions(tmp_path / "questions", gold=gold)
-        folder = train(recipe(source, objective=objective), tmp_path / f"run-{gold}")
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"objective": "consistency"},
+        {"objective": "consistency", "teacher": "ensemble", "replay": 0.5},
+        {"objective": "readout"},
+        {"objective": "readout", "teacher": "ensemble"},
+        {"objective": "steering"},
+        {"objective": {"contrastive": 1.0, "translation": 1.0}, "replay": 0.5},
+    ],
+    ids=str,
+)
+def test_no_objective_reads_a_right_answer(recipe, tmp_path, training):
+    """Questions with right answers, with wrong ones, and without any give the same bytes."""
+    found = {}
+    for name, gold in {"right": {}, "permuted": {"is_permuted": True}, "missing": {"gold": False}}.items():
+        source = questions(tmp_path / "questions", **gold)
+        folder = train(recipe(source, **training), tmp_path / name)
         file = next(folder.glob("*.safetensors"))
         assert all(tensor.any() for tensor in load_file(file).values())
-        files.append(file.read_bytes())
-    assert files[0] == files[1]
+        found[name] = file.read_bytes()
+    assert found["permuted"] == found["right"]
+    assert found["missing"] == found["right"]
 
 
 def test_the_ceiling_reads_them_and_says_so(recipe, tmp_path, caplog):
@@ -179,6 +229,11 @@ def test_the_ceiling_reads_them_and_says_so(recipe, tmp_path, caplog):
     other = train(recipe(objective="readout"), tmp_path / "plain")
     assert (folder / "readout.safetensors").read_bytes() != (other / "readout.safetensors").read_bytes()
     assert "RIGHT ANSWERS ARE READ" in caplog.text
+    source = questions(
+        tmp_path / "questions", is_permuted=True
+    )  # what the test above would see of an objective that reads them
+    wrong = train(recipe(source, objective="readout", control="gold"), tmp_path / "permuted")
+    assert (wrong / "readout.safetensors").read_bytes() != (folder / "readout.safetensors").read_bytes()
     source = questions(tmp_path / "questions", gold=False)
     with pytest.raises(DataError, match="label"):
         train(recipe(source, objective="readout", control="gold"), tmp_path / "none")
@@ -257,7 +312,23 @@ def test_steering_goes_through_a_run_and_leaves_other_languages_alone(recipe, tm
         ]
         moved[code] = not frames[0]["sequence_positive"].equals(frames[1]["sequence_positive"])
     assert moved == {"en": False, "de": True, "fr": False}
+    assert _by_flag(folder / "adapter", tmp_path) == (folder / "predictions/tuned/sentiment/de.parquet").read_bytes()
     assert "steered to the English ones" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def _by_flag(steering, tmp_path):
+    """Return the German predictions that `eval --steering` writes."""
+    history = json.loads((steering / "history.json").read_text())
+    asked = ["eval", "--model", history["base_model"], "--steering", str(steering), "--languages", "de", "--limit", "4"]
+    result = CliRunner().invoke(app, [*asked, "-o", str(tmp_path / "flag")])
+    assert result.exit_code == 0, result.output
+    return (tmp_path / "flag/predictions/tuned/sentiment/de.parquet").read_bytes()
+
+
+def test_help_says_all_that_an_adapter_can_be():
+    shown = " ".join(CliRunner().invoke(app, ["eval", "--help"], env={"COLUMNS": "200"}).output.split())
+    assert "--adapter,--steering" in shown
+    assert "a peft adapter, a whole tuned model, a readout or steering" in shown
 
 
 def test_steering_of_another_model_is_refused(recipe, tmp_path, tiny_folder):
