@@ -153,7 +153,7 @@ def test_specificity_shows_the_excess_over_other_languages_of_base_and_tuned(mak
     drawn = lines(chart)
     assert set(drawn["measure"]) == {"cka", "mexa_centred", "retrieval_centred"}
     assert set(drawn["variant"]) == {"base", "tuned"} and len(drawn) == 2 * 4 * 3 * 4
-    assert means(chart)["value"].min() == pytest.approx(-0.2)
+    assert means(chart)["value"].min() == pytest.approx(-0.2) and set(means(chart)["chance"]) == {0}
     rows = chart.to_dict()["vconcat"]
     assert [[panel["title"]["text"] for panel in row["hconcat"]] for row in rows] == [
         ["Tuned on", "Never tuned on"]

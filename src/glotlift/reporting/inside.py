@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from glotlift.reporting.names import language, ordered
+from glotlift.reporting.read_frames import RANDOM
 from glotlift.reporting.theme import DRAWN, GRID, MUTED, PAPER, SHADE, VARIANTS, finished, language_colors, panel_title
 
 MAX_POINTS = 4_000
@@ -23,7 +24,7 @@ N_LAYERS = 5
 """Layers that the scatter chart shows, first and last among them."""
 
 _MASSES = {"english_mass": "English words", "own_mass": "the language's own words", "shared_mass": "in both"}
-_PAPER_MASSES = {"latent": "right label, in English", "out": "right label, in the prompt's language"}
+_PAPER_MASSES = {"latent": "in English", "out": "in the prompt's language"}
 _DASHES = [[1, 0], [5, 3], [2, 2]]
 
 Panel = Callable[[pd.DataFrame, alt.X, alt.Axis], Any]
@@ -55,7 +56,7 @@ def paper_lens_chart(frame: pd.DataFrame, task_key: str) -> Any:
         task_key: name of the test set.
     """
     return finished(
-        _masses_over_layers(frame, _PAPER_MASSES, "Word of the"),
+        _masses_over_layers(frame, _PAPER_MASSES, "Word of the right label:"),
         f"Logit lens on {task_key} as in arXiv 2405.13816",
         "Mean over the items that the original keeps, with its band of 1.96 standard errors",
     )
@@ -109,6 +110,7 @@ def small_multiples(frame: pd.DataFrame, panel: Panel, height: int = 96) -> Any:
         panel: makes a panel.
         height: of a panel, pixels.
     """
+    frame = frame.sort_values("variant", key=lambda names: names != RANDOM, kind="stable")  # the control beneath
     codes = ordered(frame["language"])
     codes.sort(key=lambda code: code != "all")
     n_columns = min(5, len(codes))

@@ -169,11 +169,12 @@ def specificity_chart(frame: pd.DataFrame, task_key: str, groups: Groups) -> Any
         groups: of all languages.
     """
     pivot = language(frame["pivot"].iloc[0]).name
+    frame = frame.assign(chance=0.0)  # as near to the pivot as to others
     parts = {text: frame.loc[frame["measure"] == measure] for measure, text in SPECIFIC.items()}
     return finished(
         _grouped({text: part for text, part in parts.items() if len(part)}, f"With {pivot} less with others", groups),
         f"Nearer to {pivot} than to other languages? Wrong-language control on {task_key}",
-        f"Thin: a language; thick: mean of the group; band: {_BAND}; MEXA, retrieval: each language's mean taken out",
+        f"Each language's mean taken out. Thin: a language; thick: mean of the group; band: {_BAND}",
     )
 
 
@@ -256,6 +257,7 @@ def _matrix(panels: Sequence[Sequence[_Panel]], title: str, size: tuple[int, int
     values = np.concatenate([lines["value"], means["low"], means["high"]])
     low, high = float(np.nanmin([0.0, *values])), float(np.nanmax([0.0, *values]))
     step = 10.0 ** math.floor(math.log10(high - low or 1.0)) / 2
+    step /= 1 + (high - low < 3 * step)
     bottom, top = step * math.floor(low / step), step * math.ceil(high / step)
     ends = bottom, top + 0.06 * (top - bottom)  # so that no number stands at the top, beside the title
     colors = {variant: color for variant, color in DRAWN.items() if variant in set(lines["variant"])}
