@@ -39,7 +39,8 @@ def test_the_sweep_of_objectives_has_every_objective_and_control_and_what_was_pu
         "translation", "consistency", "contrastive", "steering", "readout",
     }  # fmt: skip
     assert {each.control for each in settings.values()} == {
-        "none", "shuffled-teacher", "own-language-teacher", "constant-teacher", "gold", "shuffled-pairs", "copied-pairs",
+        "none", "shuffled-teacher", "own-language-teacher", "constant-teacher", "gold", "shuffled-pairs",
+        "copied-pairs",
     }  # fmt: skip
     assert settings["paper"].preset == "paper" and settings["paper"].cue == "kept"
     assert any(len(each.objective) > 1 for each in settings.values())
@@ -54,8 +55,10 @@ def released(folder):
     (folder / "snli").mkdir()
     for code in resolve("all"):
         reviews = [{"input": f"{code} review {n}", "answer": f"{code}-{n % 2}"} for n in range(8)]
-        pairs = [{"premise": f"{code} premise {n // 3}", "hypothesis": f"{code} hypothesis {n}", "answer": f"{code}-{n}"}
-                 for n in range(24)]  # fmt: skip
+        pairs = [
+            {"premise": f"{code} premise {n // 3}", "hypothesis": f"{code} hypothesis {n}", "answer": f"{code}-{n}"}
+            for n in range(24)
+        ]
         if code == "en":
             reviews = [{**row, "answer": SENTIMENT[n // 2 % 2]} for n, row in enumerate(reviews)]
             pairs = [{**row, "answer": NLI[n % 3]} for n, row in enumerate(pairs)]
