@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import product
 
 import pytest
 import yaml
@@ -128,3 +129,103 @@ def test_a_run_s_preset_takes_the_place_of_the_recipe_s_objective(written):
 def test_what_is_at_fault_is_said_before_anything_runs(written, content, recipe, sentence):
     with pytest.raises(RecipeError, match=sentence.replace(".", r"\.").replace("[", r"\[")):
         load_sweep(written(recipe, **content))
+
+
+def cost(folder, run, seed=0):
+    """Return what a run's row says it cost, and what its manifest says it spent."""
+    runs = json.loads((folder / "sweep.json").read_text())["runs"]
+    manifest = json.loads((folder / run / f"seed{seed}" / "manifest.json").read_text())
+    return runs[run]["seconds"][seed], runs[run]["tokens"][seed], manifest["stages"]["train"]
+
+
+def test_a_run_that_is_handed_the_teacher_s_scores_counts_them_as_if_it_had_run_alone(written, tmp_path, monkeypatch):
+    from glotlift.stages import passes
+
+    now = 0.0
+
+    class Clock:
+        @staticmethod
+        def monotonic():
+            nonlocal now
+            now += 1000.0  # what a pass takes
+            return now
+
+    monkeypatch.setattr(passes, "time", Clock)
+    runs = [
+        {"name": "readout", "train": {"objective": "readout"}},
+        {"name": "control", "train": {"objective": "readout", "control": "shuffled-teacher"}},
+        {"name": "consistency", "train": {"objective": "consistency", "teacher": "english", "sentences": False}},
+        {"name": "steering", "train": {"objective": "steering", "teacher": "english", "sentences": False}},
+    ]
+    folder = stage.sweep(written(runs=runs), tmp_path / "few")
+    found = {each["name"]: cost(folder, each["name"]) for each in runs}
+    first, tokens, spent = found["readout"]
+    assert sorted(spent["passes"].values()) == [1000.0] * 6  # en, de, sw, sentences in English; their states elsewhere
+    assert first == pytest.approx(spent["seconds"], abs=0.01)
+    again, same, spent = found["control"]
+    assert set(spent["passes"].values()) == {0.0} and same == tokens > 0
+    assert again == pytest.approx(spent["seconds"] + 6000, abs=0.01)
+    seconds, more, spent = found["consistency"]
+    known = json.loads((folder / "consistency" / "seed0" / "teacher" / "passes.json").read_text())
+    assert [known[each]["name"] for each in spent["passes"]] == ["en", "de", "sw"]
+    assert seconds == pytest.approx(spent["seconds"] + 3000, abs=0.01)
+    history = json.loads((folder / "consistency" / "seed0" / "adapter" / "history.json").read_text())
+    assert more == history["tokens"] + sum(known[each]["tokens"] for each in spent["passes"])
+    _, steered, spent = found["steering"]
+    # scores and means of states; two languages under every band and strength (of three bands two are one in 3 layers)
+    assert len(spent["passes"]) == 3 + 3 + 2 * 2 * 2
+    assert steered > more - history["tokens"]
+    rows = {row["run"]: row for row in csv.DictReader((folder / "sweep.csv").read_text().splitlines())}
+    assert float(rows["control"]["tokens"]) == tokens and float(rows["control"]["seconds"]) > 6000
+
+
+def test_baselines_stand_above_the_runs_and_are_scored_once(written, tmp_path, monkeypatch):
+    from glotlift.evaluation import predict
+
+    scored = []
+    score_batches = predict.score_batches
+
+    def counted(loaded, prompts, variant, **settings):
+        for found in score_batches(loaded, prompts, variant, **settings):
+            scored.append((variant, prompts.language, len(found)))
+            yield found
+
+    monkeypatch.setattr("glotlift.evaluation.evaluate.score_batches", counted)
+    asked = {"tasks": [{"task": "sentiment", "limit": 6}], "languages": ["en", "de", "fr"],
+             "baselines": ["english-demos", "oracle"]}  # fmt: skip
+    runs = [{"name": name, "train": {"objective": "readout", "control": control}}
+            for name, control in (("readout", "none"), ("shuffled", "shuffled-teacher"))]  # fmt: skip
+    folder = stage.sweep(written({"eval": asked}, runs=runs), tmp_path / "few")
+    in_french = [variant for variant, code, _ in scored if code == "fr"]
+    assert in_french.count("base") == 3 and in_french.count("tuned") == 2  # direct and two baselines, for two runs
+    scores = json.loads((folder / "sweep.json").read_text())
+    of_run = json.loads((folder / "shuffled" / "seed0" / "scores.json").read_text())["glotlift"]["tasks"]["sentiment"]
+    baselines = scores["tasks"]["sentiment"]["baselines"]
+    assert list(baselines) == list(of_run["baselines"]) == ["english-demos", "oracle", "ensemble"]
+    for name, group, measure in product(baselines, ("unseen", "seen"), ("raw", "calibrated", "auroc")):
+        found, told = baselines[name][group][measure], of_run["baselines"][name][measure][group]
+        assert (found["base"], found["tuned"]) == pytest.approx((told["a"], told["b"]))
+    lines = [line for line in (folder / "sweep.md").read_text().splitlines() if line.startswith("| ")]
+    named = [line.split("|")[1].strip() for line in lines]
+    assert named[-5:] == ["english-demos (baseline)", "oracle (baseline)", "ensemble (baseline)", "readout",
+                          "shuffled (control: shuffled-teacher)"]  # fmt: skip
+    assert f"{baselines['oracle']['unseen']['raw']['change'] * 100:+.1f}".replace("-", "−").replace(
+        "+0.0", "0.0"
+    ) in next(line for line in lines if "oracle (b" in line)
+    rows = list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
+    assert {row["run"] for row in rows if row["kind"] == "baseline"} == set(baselines)
+    assert not any(row["p_holm"] for row in rows if row["kind"] == "baseline")
+
+
+def test_tokens_of_a_pass_are_those_of_prompts_and_label_words(written, tmp_path):
+    from glotlift.runs import read_parquet
+
+    folder = stage.sweep(written(runs=[{"name": "steering", "train": {"objective": "steering"}}]), tmp_path / "few")
+    known = json.loads((folder / "steering" / "seed0" / "teacher" / "passes.json").read_text()).values()
+    tokens = {each["name"]: each["tokens"] for each in known}
+    frame, about = read_parquet(folder / "steering" / "seed0" / "teacher" / "de.parquet")
+    prompts = frame["n_tokens"].sum()
+    assert tokens["de pooled"] >= prompts > 0
+    assert (tokens["de pooled"] - prompts) % len(frame) == 0  # the same words behind every question
+    assert tokens["de"] > tokens["de pooled"]  # content-free inputs beside them
+    assert len(about["content_free"]) == 3

@@ -69,7 +69,9 @@ class RunFolder:
                 f"{path}: cannot be made ({fault.strerror}), expected a folder that can be written"
             ) from None
         self._manifest = path / "manifest.json"
-        self._note: Callable[[Mapping[str, Any]], None] | None = None
+        self.notes: dict[str, Any] = {}
+        """Of the stage that is running."""
+        self._keep_notes: Callable[[], None] | None = None
 
     def manifest(self) -> dict[str, Any]:
         """Return what the manifest holds: `{"stages": {...}}` at least."""
@@ -131,18 +133,14 @@ class RunFolder:
             seconds = round(earlier + time.monotonic() - begin, 2)
             self._record(name, {"status": status, "fingerprint": fingerprint, **entry, "seconds": seconds, **notes})
 
-        def note(found: Mapping[str, Any]) -> None:
-            notes.update(found)
-            record("running", started=started)
-
         started, status = _now(), "failed"
         record("running", started=started)
-        self._note = note
+        self.notes, self._keep_notes = notes, lambda: record("running", started=started)
         try:
             yield notes
             status = "done"
         finally:
-            self._note = None
+            self.notes, self._keep_notes = {}, None
             record(status, finished=_now(), versions=versions())
 
     def note(self, found: Mapping[str, Any]) -> None:
@@ -151,8 +149,9 @@ class RunFolder:
         Args:
             found: replace notes of the same names.
         """
-        if self._note is not None:
-            self._note(found)
+        if self._keep_notes is not None:
+            self.notes.update(found)
+            self._keep_notes()
 
     def _unfinished(self, stage: str, fingerprint: str) -> tuple[dict[str, Any], float]:
         """Return the notes of earlier attempts at a stage that did not finish, and their seconds."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from glotlift.cli import app
 from glotlift.errors import DataError
 from glotlift.evaluation.diagnosis import Said, diagnose_language, predicts
-from glotlift.reporting.diagnosis import sentences
+from glotlift.reporting.diagnosis import diagnosis_csv, diagnosis_table, prediction_sentence, sentences
 from glotlift.stages.diagnose import diagnose
 
 LABELS = ["positive", "negative"]
@@ -75,6 +76,40 @@ def test_what_predicts_the_gap_is_told_with_its_sign(odds):
     told = predicts(found, "en")
     assert told["correlation"]["auroc"] < -0.8 and told["token_ratio"]["auroc"] > 0.8
     assert predicts({"en": found["en"]}, "en") == {}
+
+
+def test_what_a_language_lacks_is_told_in_auroc_and_in_calibrated_accuracy(odds):
+    rng = np.random.default_rng(3)
+    gold = np.where(odds > 0, "positive", "negative")
+    pivot = said(odds, gold=gold)
+    given = {"en": pivot} | {
+        code: said(odds + noise * rng.normal(size=60), tokens=10.0 + noise, gold=gold)
+        for code, noise in zip(("de", "fr", "ru", "sw", "th"), (0.1, 0.5, 1, 2, 4), strict=True)
+    }
+    found = {code: diagnose_language(code, each, pivot, LABELS) for code, each in given.items()}
+    told = predicts(found, "en")
+    shown = {code: {**asdict(each), "mexa_best": each.mexa_best, "room": each.room} for code, each in found.items()}
+    content = {"model": "m", "task": "t", "answers": "own", "pivot": "en", "languages": shown, "predicts": told}
+    sentence = prediction_sentence(content)
+    assert "tell the AUROC and the calibrated accuracy that a language lacks (Spearman over 5 languages)" in sentence
+    two = [f"{told['token_ratio'][gap]:+.2f}" for gap in ("auroc", "accuracy_calibrated")]
+    assert f"tokens against the pivot {two[0]} and {two[1]}" in sentence
+    rows = {row["language"]: row for row in csv.DictReader(diagnosis_csv(content).splitlines())}
+    assert float(rows["th"]["gap_accuracy_calibrated"]) == pytest.approx(
+        found["en"].accuracy_calibrated - found["th"].accuracy_calibrated
+    )
+    assert float(rows["th"]["gap_auroc"]) == pytest.approx(1 - found["th"].auroc) and float(rows["th"]["gap_auroc"]) > 0
+    table = diagnosis_table(content)
+    (body,) = table.groups.values()
+    first, thai = body[0], next(row for row in body if row.cells["language"].text == "Thai")
+    assert "gap_auroc" not in first.cells and thai.cells["gap_auroc"].text == f"+{100 * (1 - found['th'].auroc):.1f}"
+    only = {name: {"accuracy_calibrated": each["accuracy_calibrated"]} for name, each in told.items()}
+    assert "AUROC" not in prediction_sentence({**content, "predicts": only})
+    bare = {
+        code: {**each, "accuracy": None, "accuracy_calibrated": None, "auroc": None} for code, each in shown.items()
+    }
+    columns = [column.key for column in diagnosis_table({**content, "languages": bare}).columns]
+    assert not any(key.startswith("gap") for key in columns)
 
 
 def test_few_questions_have_no_correlation_and_unequal_ones_are_refused(odds):

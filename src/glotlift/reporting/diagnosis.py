@@ -15,7 +15,7 @@ import altair as alt
 import pandas as pd
 
 from glotlift.reporting.names import language, ordered
-from glotlift.reporting.table import Cell, Column, ResultTable, Row, area, percent
+from glotlift.reporting.table import Cell, Column, ResultTable, Row, area, percent, points, signed
 from glotlift.reporting.tables import latex_text, markdown_text
 from glotlift.reporting.theme import INK, MUTED, SHADE, TUNED, finished, panel_title, save, to_svg
 from glotlift.runs import write_json, write_text
@@ -27,6 +27,9 @@ PREDICTOR_TITLES = {
     "token_ratio": "tokens against the pivot",
     "mexa_best": "MEXA, best layer",
 }
+
+GAPS = {"auroc": "AUROC", "accuracy_calibrated": "calibrated accuracy"}
+"""What a language may lack against the pivot, where right labels are given."""
 
 _ROOM = {
     "bias": "a preference for a label costs it agreement, which calibration takes off",
@@ -55,7 +58,8 @@ def write_diagnosis(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def diagnosis_table(content: Mapping[str, Any]) -> ResultTable:
-    """Return the table: a row a language, the pivot first; measures that need no label first."""
+    """Return the table: a row a language, the pivot first; measures that need no label first, and with labels at last
+    what a language lacks against the pivot."""
     found, pivot = content["languages"], content["pivot"]
     is_labelled = any(each["accuracy"] is not None for each in found.values())
     columns = (
@@ -66,11 +70,11 @@ def diagnosis_table(content: Mapping[str, Any]) -> ResultTable:
         Column("correlation", "correlation", "95\u00a0% interval"),
         Column("tokens", "tokens"),
         Column("mexa", "MEXA (layer)"),
-        *([Column("raw", "raw"), Column("calibrated", "calibrated"), Column("auroc", "AUROC")] if is_labelled else []),
+        *(_LABELLED if is_labelled else ()),
         Column("room", "room", is_number=False),
     )
     codes = [pivot, *(code for code in ordered(found) if code != pivot)]
-    rows = [Row(_cells(found[code], is_pivot=code == pivot), language(code)) for code in codes]
+    rows = [Row(_cells(found[code], found[pivot]), language(code)) for code in codes]
     title = (
         f"{content['task']}, {content['model']}: answers in every language against those in {language(pivot).name}, "
         f"{content['answers']} answers"
@@ -78,8 +82,29 @@ def diagnosis_table(content: Mapping[str, Any]) -> ResultTable:
     return ResultTable(title, columns, {"": rows}, [])
 
 
-def _cells(found: Mapping[str, Any], *, is_pivot: bool) -> dict[str, Cell]:
-    best = found["mexa_best"]
+_LABELLED = (
+    Column("raw", "raw"),
+    Column("calibrated", "calibrated"),
+    Column("auroc", "AUROC"),
+    Column("gap_accuracy_calibrated", "gap, calibrated", "points"),
+    Column("gap_auroc", "gap, AUROC", "points"),
+)
+
+
+def gaps(found: Mapping[str, Any], pivot: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return what a language lacks against the pivot: `auroc` and `accuracy_calibrated`, the pivot's less its own.
+
+    -1 to 1; None where one of the two is not known.
+
+    Args:
+        found: the diagnosis of the language.
+        pivot: that of the pivot.
+    """
+    return {name: None if pivot[name] is None or found[name] is None else pivot[name] - found[name] for name in GAPS}
+
+
+def _cells(found: Mapping[str, Any], pivot: Mapping[str, Any]) -> dict[str, Cell]:
+    best, is_pivot = found["mexa_best"], found["language"] == pivot["language"]
     cells = {
         "language": Cell(language(found["language"]).name),
         "n": Cell(str(found["n"])),
@@ -99,6 +124,8 @@ def _cells(found: Mapping[str, Any], *, is_pivot: bool) -> dict[str, Cell]:
             "calibrated": Cell(percent(found["accuracy_calibrated"])),
             "auroc": Cell(area(found["auroc"])),
         }
+        lacks = {} if is_pivot else gaps(found, pivot)
+        cells |= {f"gap_{name}": Cell("–" if gap is None else points(gap)) for name, gap in lacks.items()}
     return cells
 
 
@@ -127,19 +154,20 @@ def _sentence(found: Mapping[str, Any], pivot: str) -> str:
 
 
 def prediction_sentence(content: Mapping[str, Any]) -> str:
-    """Return how well measures without labels went with the accuracy that languages lack; "" where it is not known."""
+    """Return how well measures without labels went with what languages lack; "" where it is not known."""
     told = content["predicts"]
+    known = {gap: title for gap, title in GAPS.items() if any(gap in each for each in told.values())}
     parts = [
-        f"{PREDICTOR_TITLES[name]} {gaps['auroc']:+.2f}".replace("-", "−")
-        for name, gaps in told.items()
-        if "auroc" in gaps
+        f"{title} " + " and ".join(signed(told[name][gap]) if gap in told[name] else "–" for gap in known)
+        for name, title in PREDICTOR_TITLES.items()
+        if name in told
     ]
     if not parts:
         return ""
     n_languages = len(content["languages"]) - 1
     return (
-        f"How well these measures, which need no labels, tell the AUROC that a language lacks (Spearman over "
-        f"{n_languages} languages): {', '.join(parts)}."
+        f"How well these measures, which need no labels, tell the {' and the '.join(known.values())} that a language "
+        f"lacks (Spearman over {n_languages} languages): {', '.join(parts)}."
     )
 
 
@@ -156,6 +184,7 @@ def diagnosis_csv(content: Mapping[str, Any]) -> str:
 def _numbers(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for code in ordered(content["languages"]):
         found = dict(content["languages"][code])
+        found |= {f"gap_{name}": gap for name, gap in gaps(found, content["languages"][content["pivot"]]).items()}
         layers = {name: found.pop(name) for name in ("mexa", "mexa_raw")}
         found["room"] = " ".join(found["room"])
         yield found | {f"{name}_{layer}": value for name, each in layers.items() for layer, value in enumerate(each)}

@@ -1,4 +1,4 @@
-"""The table of a sweep: a row a run, for the terminal, as CSV, Markdown and LaTeX.
+"""The table of a sweep: a row a baseline and a run, for the terminal, as CSV, Markdown and LaTeX.
 
 Enters: the content of sweep.json. Leaves: tables and files.
 """
@@ -34,7 +34,7 @@ def write_sweep(folder: Path, scores: Mapping[str, Any]) -> None:
 
 def sweep_table(scores: Mapping[str, Any], key: str) -> ResultTable:
     """Return the table of a test set: gains in points over the languages no run was tuned on (over all, where there are
-    none), what the pivot language loses, and what a run cost."""
+    none), what the pivot language loses, and what a run cost. Baselines, which tune nothing, stand above the runs."""
     task, runs = scores["tasks"][key], scores["runs"]
     group = "unseen" if "unseen" in task["groups"] else "all"
     has_pivot = "pivot" in task["groups"]
@@ -46,7 +46,14 @@ def sweep_table(scores: Mapping[str, Any], key: str) -> ResultTable:
         Column("seconds", "seconds"),
         Column("tokens", "tokens"),
     )
-    rows = []
+    rows = [
+        Row(
+            {"run": Cell(f"{name} (baseline)")}
+            | {each: Cell("–") for each in ("seeds", "pivot", "seconds", "tokens")}
+            | {measure: _gain_cell(gains.get(group, {}).get(measure)) for measure in TITLES}
+        )
+        for name, gains in task["baselines"].items()
+    ]
     for name, gains in task["gains"].items():
         run = runs[name]
         cells = {
@@ -68,7 +75,7 @@ def sweep_table(scores: Mapping[str, Any], key: str) -> ResultTable:
 def _gain_cell(gain: Mapping[str, Any] | None) -> Cell:
     if gain is None:
         return Cell("–")
-    star = " *" if gain["p_holm"] < SIGNIFICANT else ""
+    star = " *" if gain.get("p_holm", 1.0) < SIGNIFICANT else ""
     return Cell(f"{points(gain['change'])} [{points(gain['low'])}, {points(gain['high'])}]{star}")
 
 
@@ -78,13 +85,13 @@ def _mean(values: list[float | None]) -> str:
 
 
 def sweep_csv(scores: Mapping[str, Any]) -> str:
-    """Return all numbers of a sweep as CSV, a row a test set, run, group of languages and measure.
+    """Return all numbers of a sweep as CSV, a row a test set, baseline or run (`kind`), group of languages and measure.
 
     Shares and their differences are 0 to 1; `seconds` and `tokens` are means over seeds, empty where not counted.
     """
     out = io.StringIO(newline="")
     rows = list(_numbers(scores))
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(out, list(rows[-1]), lineterminator="\n")  # a baseline has no control, cost or p over runs
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
@@ -92,9 +99,14 @@ def sweep_csv(scores: Mapping[str, Any]) -> str:
 
 def _numbers(scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for key, task in scores["tasks"].items():
+        for name, groups in task["baselines"].items():
+            for group, measures in groups.items():
+                for gain in measures.values():
+                    yield {"test_set": key, "kind": "baseline", "run": name, "group": group, **gain}
         for name, groups in task["gains"].items():
             run = scores["runs"][name]
             cost = {each: _mean(run[each]).replace(",", "").replace("–", "") for each in ("seconds", "tokens")}
             for group, measures in groups.items():
                 for gain in measures.values():
-                    yield {"test_set": key, "run": name, "control": run["control"], "group": group, **gain, **cost}
+                    about = {"test_set": key, "kind": "run", "run": name, "control": run["control"], "group": group}
+                    yield about | gain | cost

@@ -2,8 +2,9 @@
 
 Reads: `data/pairs.jsonl`, `data/questions.jsonl`, the base model. Writes: `teacher/<language>.parquet` and
 `teacher/<language>.sentences.parquet`, label scores that the base model gives the questions and their sentences,
-computed once through the cached forward pass and kept by fingerprint. No right answer is read here, but for the control
-`gold`; a probe, which reads those of its items to choose weights, is made in `stages/train.py`.
+computed once through the cached forward pass and kept by fingerprint; what each pass cost, `teacher/passes.json`. No
+right answer is read here, but for the control `gold`; a probe, which reads those of its items to choose weights, is
+made in `stages/train.py`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from glotlift.data.sentences import sentences_of
 from glotlift.evaluation.settings import EvalTask
 from glotlift.recipe import Recipe
 from glotlift.stages.data import QUESTIONS
+from glotlift.stages.passes import counted_pass
 from glotlift.stages.stage import OpenRun
 from glotlift.tasks.load import load_task
 from glotlift.tasks.task import Item, Task
@@ -227,7 +229,9 @@ def _base_scores(run: OpenRun, loaded: LoadedModel, prompts: Prompts, path: Path
     states: dict[int, np.ndarray] = {}
     if "readout" in run.recipe.train.objective:  # which reads them, see `_states`
         share["keep_states"] = states.__setitem__
-    file.score(partial(score_batches, loaded, prompts, "base", **share))
+    rows = [*prompts.rows, *prompts.content_free]
+    with counted_pass(run, fingerprint, path.stem, rows, is_kept=file.is_scored):
+        file.score(partial(score_batches, loaded, prompts, "base", **share))
     if states.keys() >= set(range(len(prompts.rows))):  # not where some were scored before, or by another process
         run.states[fingerprint] = np.stack([states[index] for index in range(len(prompts.rows))])
     group.wait()
@@ -274,7 +278,9 @@ def _states(run: OpenRun, loaded: LoadedModel, asked: Asked, code: str) -> np.nd
 
     prompts = asked.prompts[code]
     key = prediction_fingerprint(loaded.variant_fingerprint("base"), prompts)
-    if key not in run.states:
+    with counted_pass(run, key, f"{code} states", prompts.rows, is_kept=key in run.states):
+        if key in run.states:
+            return run.states[key]
         found: dict[int, np.ndarray] = {}
         if asked.answers[code].scores is not None:
             for _ in score_batches(loaded, prompts, "base", keep_states=found.__setitem__):
@@ -294,19 +300,28 @@ def steering_of(
 ) -> tuple[Steering, dict[str, Any]]:
     """Return the steering of a run's languages, and what chose it; arguments as `parts_of`."""
     from glotlift.evaluation.predict import predict, score_and_pool
+    from glotlift.evaluation.prediction_file import prediction_fingerprint
     from glotlift.models.load import model_source, tensors_fingerprint
     from glotlift.training.steering import fit_steering
 
     asked = ask(run, loaded, validation)
     whole = asked.whole
-    states = {code: score_and_pool(loaded, prompts)[1] for code, prompts in whole.prompts.items()}
+    base = loaded.variant_fingerprint("base")
+    states = {}
+    for code, prompts in whole.prompts.items():
+        with counted_pass(run, prediction_fingerprint(f"{base} pooled", prompts), f"{code} pooled", prompts.rows):
+            states[code] = score_and_pool(loaded, prompts)[1]
     own = {code: each.scores for code, each in whole.answers.items() if each.scores is not None}
     ((_, taught), *_) = targets_of(run.recipe, asked, whole.languages)
 
     def score(steering: Steering, code: str) -> np.ndarray:
         prompts = whole.prompts[code]
         steered = replace(loaded, steering=steering, adapter_fingerprint="steered")
-        return predict(steered, prompts, "tuned")[[f"sequence_{label}" for label in prompts.labels]].to_numpy()
+        which = f"steered {steering.low} to {steering.high} by {steering.strength:g}"
+        rows = [*prompts.rows, *prompts.content_free]
+        with counted_pass(run, prediction_fingerprint(f"{base} {which}", prompts), f"{code} {which}", rows):
+            found = predict(steered, prompts, "tuned")
+        return found[[f"sequence_{label}" for label in prompts.labels]].to_numpy()
 
     steering, found = fit_steering(states, own, taught, score, tensors_fingerprint(model_source(run.recipe.model)))
     log.info("train: steering in %s, added behind block %d and taken off behind %d, strength %g: agrees with the "

@@ -2,8 +2,9 @@
 
 Reads: a sweep (`glotlift.sweeps`) and its recipe. Writes: a run folder a run and seed, `<sweep>/<run>/seed<n>/`, and
 beside them `sweep.json`, `sweep.csv`, `sweep.md` and `sweep.tex`. What a run has computed of the base model, its
-predictions and what it teaches, is handed on to the next, where fingerprints say whether it can be used; so the base is
-evaluated once. Started again, a sweep goes on where it stopped.
+predictions, those of baselines and what it teaches, is handed on to the next, where fingerprints say whether it can be
+used; so the base is evaluated once. What a run cost is told as if it had run alone. Started again, a sweep goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
+from glotlift.evaluation.baselines import baselines_of, beside_base, ensemble
 from glotlift.evaluation.compare import holm
 from glotlift.evaluation.predictions import Predictions, read_predictions
 from glotlift.evaluation.scores import language_groups
@@ -26,15 +28,13 @@ from glotlift.runs import RunFolder, write_atomic
 from glotlift.stages.data import DATA
 from glotlift.stages.evaluate import EVALUATE
 from glotlift.stages.objectives import TEACHER
-from glotlift.stages.stage import open_run, walk
+from glotlift.stages.passes import add_passes, cost_of, known_passes
+from glotlift.stages.stage import OpenRun, open_run, walk
 from glotlift.stages.train import ADAPTER, TRAIN
 from glotlift.strict_json import read_json
 from glotlift.sweeps import PlannedRun, load_sweep
 
 log = logging.getLogger("glotlift")
-
-OF_BASE = ("predictions/base", TEACHER)
-"""Folders of a run that depend on the base model only."""
 
 
 def sweep(path: str | Path, output_path: str | Path | None = None) -> Path:
@@ -67,11 +67,19 @@ def sweep(path: str | Path, output_path: str | Path | None = None) -> Path:
 def _hand_on(sources: Sequence[Path], target: Path) -> None:
     """Copy what other runs hold of the base model and is not there yet; fingerprints say whether it can be used."""
     for source in sources:
-        files = [file for part in OF_BASE for file in sorted((source / part).rglob("[!.]*.parquet"))]
-        for file in files:
+        for file in _of_base(source):
             place = target / file.relative_to(source)
             if not place.exists():
                 write_atomic(place, partial(copyfile, file))
+        if passes := known_passes(source):
+            add_passes(target, {**passes, **known_passes(target)})
+
+
+def _of_base(folder: Path) -> list[Path]:
+    """Return the files of a run that depend on the base model only: its predictions, those of baselines, the teacher's
+    scores."""
+    variants = sorted(part for part in (folder / "predictions").glob("*") if not part.name.startswith("tuned"))
+    return [file for part in (*variants, folder / TEACHER) for file in sorted(part.rglob("[!.]*.parquet"))]
 
 
 def sweep_scores(name: str, planned: Sequence[PlannedRun], places: Sequence[Path]) -> dict[str, Any]:
@@ -84,9 +92,10 @@ def sweep_scores(name: str, planned: Sequence[PlannedRun], places: Sequence[Path
 
     Returns:
         `sweep`; `seen`, languages that some run was tuned on; `pivot`; `runs`: name -> `control`, `seeds`, and for
-        every seed `seconds` of training and `tokens` that went through it, None where they are not counted; `tasks`:
-        test set -> `groups` (name -> codes) and `gains` (run -> group -> measure -> a `SeedsGain`, with `p_holm` over
-        the runs).
+        every seed `seconds` of training and `tokens` that went through the model, passes that another run made for it
+        included (see `glotlift.stages.passes`), None where they are not counted; `tasks`: test set -> `groups` (name ->
+        codes), `gains` (run -> group -> measure -> a `SeedsGain`, with `p_holm` over the runs) and `baselines`
+        (baseline -> group -> measure -> a `SeedsGain` over the group's languages but English, which has none).
     """
     from glotlift.errors import ModelError
 
@@ -100,8 +109,9 @@ def sweep_scores(name: str, planned: Sequence[PlannedRun], places: Sequence[Path
         pivot = history["pivot"]
         run = runs.setdefault(each.name, {"control": history["control"], "seeds": [], "seconds": [], "tokens": []})
         run["seeds"].append(each.seed)
-        run["seconds"].append(opened.folder.manifest()["stages"][TRAIN.name].get("seconds"))
-        run["tokens"].append(history.get("tokens"))
+        cost = cost_of(opened.path, opened.folder.manifest()["stages"][TRAIN.name], history)
+        run["seconds"].append(cost.seconds)
+        run["tokens"].append(cost.tokens)
     tasks = {}
     for key, test_set in done[0][1].test_sets.items():
         codes = list(test_set.items)
@@ -109,7 +119,11 @@ def sweep_scores(name: str, planned: Sequence[PlannedRun], places: Sequence[Path
         by_run: dict[str, list[Predictions]] = {name: [] for name in runs}
         for each, opened in done:
             by_run[each.name].append(read_predictions(opened.path, key, ("base", "tuned"), codes))
-        tasks[key] = {"groups": groups, "gains": _gains(by_run, groups)}
+        tasks[key] = {
+            "groups": groups,
+            "baselines": _baselines(done[0][1], key, groups),
+            "gains": _gains(by_run, groups),
+        }
     return {"sweep": name, "seen": list(seen), "pivot": pivot, "runs": runs, "tasks": tasks}
 
 
@@ -121,4 +135,25 @@ def _gains(by_run: Mapping[str, Sequence[Predictions]], groups: Mapping[str, Seq
         corrected = holm([gain.p for gain in defined.values()])
         for (name, gain), p in zip(defined.items(), corrected, strict=True):
             gains[name][group][measure] = asdict(gain) | {"p_holm": p}
+    return gains
+
+
+def _baselines(run: OpenRun, key: str, groups: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return what every baseline of a test set gains over the base model; any run has their predictions."""
+    direct = read_predictions(run.path, key, ("base",), list(run.test_sets[key].items))
+    found = {
+        each.name: read_predictions(run.path, key, (each.name,), list(each.items))
+        for each in baselines_of(run.test_sets[key], run.evaluation.baselines)
+    }
+    if other := next((found[name] for name in ("translated", "oracle") if name in found), None):
+        found["ensemble"] = ensemble(direct, other)
+    gains: dict[str, Any] = {}
+    for name, each in found.items():
+        paired = beside_base(direct, each)
+        having = {group: [code for code in codes if code in paired.languages] for group, codes in groups.items()}
+        gains[name] = {
+            group: {measure: asdict(gain) for measure in MEASURES if (gain := seeds_gain(measure, [paired], codes))}
+            for group, codes in having.items()
+            if codes
+        }
     return gains
