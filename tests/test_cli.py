@@ -845,7 +845,8 @@ def test_pooling_item_link_and_random_adapter_are_asked_for_by_flags(
     more = ("--what", "lens,geometry,item-link", "--pooling", "whole", "--random-adapter")
     done = cli("explain", *asked, *more)
     assert done.code == 0, done.err
-    assert "item link, towards_pivot_mean: " in done.err and "item link, earlier_crossover: " in done.err
+    for said in ("towards_pivot_mean, calibration none: ", "earlier_crossover, calibration batch: "):
+        assert f"item link, {said}" in done.err
 
     states = {where: PooledStates(out / where / "geometry/sentiment/states/tuned/de.safetensors")
               for where in ("", "random_adapter")}  # fmt: skip
@@ -870,7 +871,7 @@ def test_pooling_item_link_and_random_adapter_are_asked_for_by_flags(
             for frame in [read_parquet(out / "predictions" / variant / "sentiment" / f"{code}.parquet")[0]]
         ]
         flipped, stayed = flipped + (~right[0] & right[1]).sum(), stayed + (~right[0] & ~right[1]).sum()
-    row = link.query("quantity == 'towards_pivot_mean' and language == 'all'").iloc[0]
+    row = link.query("quantity == 'towards_pivot_mean' and language == 'all' and calibration == 'none'").iloc[0]
     assert (row["n_flipped"], row["n_stayed"]) == (flipped, stayed) and flipped + stayed > 0
     assert drawn == [(out, tiny_adapter)]
     found = read_run(out)

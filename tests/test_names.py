@@ -115,6 +115,22 @@ def test_only_evaluated_languages_can_be_explained():
         found({"task": "paraphrase"})
 
 
+def test_what_cannot_be_explained_is_said_before_anything_is_trained():
+    tasks = {"tasks": [{"task": "sentiment"}], "languages": ["en", "sw"]}
+
+    def found(what, languages="en,sw", **train):
+        explain = {"what": what, "languages": languages}
+        recipe = Recipe.model_validate({**RECIPE, "eval": tasks, "train": train, "explain": explain})
+        return explained(recipe, read_test_sets(recipe.eval))
+
+    with pytest.raises(LanguageError, match="patching: got the languages sw, expected English"):
+        found("patching", "sw")
+    assert found("switch-off", objective="translation")
+    for train, name in (({}, "readout"), ({"objective": "translation", "method": "full"}, "full")):
+        with pytest.raises(RecipeError, match=f"switch-off with '{name}' training, expected one that tunes a LoRA"):
+            found("switch-off", **train)
+
+
 def test_a_recipe_without_evaluation_builds_data_and_is_no_whole_run(tmp_path):
     recipe = Recipe.model_validate(RECIPE)
     assert build_data(recipe, tmp_path / "run").is_file()

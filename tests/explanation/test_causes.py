@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from glotlift.errors import LanguageError
+from glotlift.errors import LanguageError, ModelError, RunError
 from glotlift.explanation import causes
 from glotlift.explanation.carriers import summarise_switch_off
 from glotlift.explanation.kinds import explain_kinds
@@ -84,6 +84,29 @@ def test_a_readout_leaves_the_base_to_be_patched(subject, adapted, tmp_path):
 
 
 @pytest.mark.parametrize("codes", [("de", "th"), ("en",)])
-def test_patching_needs_english_and_another_language(subject, codes):
+def test_patching_needs_english_and_another_language_and_says_so_before_anything_runs(subject, codes, tmp_path):
     with pytest.raises(LanguageError, match=f"patching: got the languages {' '.join(codes)}, expected English"):
-        explain_kinds(subject(*codes)[0], ["patching"])
+        explain_kinds(subject(*codes)[0], ["lens", "geometry", "patching"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_switch_off_needs_a_lora_adapter_and_says_so_before_anything_runs(subject, loud, tmp_path):
+    with pytest.raises(ModelError, match="without LoRA layers, expected a LoRA adapter"):
+        explain_kinds(subject("en", "de", loaded=loud("gemma2"))[0], ["lens", "patching", "switch-off"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("kind", "variants"), [("patching", {"base", "tuned"}), ("switch-off", {"base", "tuned"})])
+def test_each_variant_is_tried_before_its_states_are_put_anywhere(subject, monkeypatch, tmp_path, kind, variants):
+    tried = []
+
+    def fails(_loaded, variant, _language):
+        tried.append(variant)
+        if set(tried) == variants:
+            raise RunError("the taps cannot read this model")
+
+    monkeypatch.setattr(causes, "self_test", fails)
+    with pytest.raises(RunError, match="the taps cannot read this model"):
+        explain_kinds(subject("en", "de", "th")[0], [kind])
+    assert tried == ["base", "tuned"]  # once each
+    assert not [file for file in files(tmp_path) if "tuned" in file or "switch_off" in file]

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from glotlift.explanation.geometry import ArrayStates
-from glotlift.explanation.item_link import LINK_COLUMNS, earlier_crossover, item_link, movement, read_outcomes
-from glotlift.runs import write_parquet
+from glotlift.explanation.item_link import LINK_COLUMNS, earlier_crossover, item_link, movement
 from tests.explanation.test_lens_summary import write_lens
 
 CODES = ["de", "sw", "th"]
@@ -23,6 +22,7 @@ def frames(values: np.ndarray, base: np.ndarray, tuned: np.ndarray) -> tuple[pd.
     """Make the two inputs from arrays of *shape* (items, languages)."""
     at = [(code, f"i{k:03}") for k in range(len(values)) for code in CODES]
     outcomes = pd.DataFrame(at, columns=["language", "id"]).assign(base=base.ravel(), tuned=tuned.ravel())
+    outcomes["calibration"] = "none"
     quantities = pd.DataFrame(at, columns=["language", "id"]).assign(quantity="q", value=values.ravel())
     return outcomes, quantities.assign(layer=pd.array([pd.NA] * len(at), "Int64"))
 
@@ -57,6 +57,19 @@ def test_means_and_differences_are_those_of_a_loop(random):
     assert found.loc["all", "n_flipped"] == found.loc[CODES, "n_flipped"].sum()
     assert found.reset_index().columns.tolist() == ["language", *(c for c in LINK_COLUMNS if c != "language")]
     assert found["layer"].isna().all()
+
+
+def test_each_calibration_has_its_own_items(random):
+    values, base, tuned = made(random, 25)
+    raw, quantities = frames(values, base, tuned)
+    calibrated = frames(values, ~base, ~tuned)[0].assign(calibration="batch")
+    both = item_link(pd.concat([raw, calibrated], ignore_index=True), quantities)
+    for outcomes, name in ((raw, "none"), (calibrated, "batch")):
+        alone = item_link(outcomes, quantities)
+        assert set(alone["calibration"]) == {name}
+        found = both[both["calibration"] == name].reset_index(drop=True)
+        pd.testing.assert_frame_equal(found, alone)
+    assert both["n_flipped"].nunique() > 2
 
 
 def test_a_link_is_found_and_its_interval_holds_it(random):
@@ -144,25 +157,10 @@ def test_items_that_flip_are_those_that_moved(random):
         tuned[place, 0, right[:, place]] += 2 * meaning[0, right[:, place]]
     of = {"base": states(base), "tuned": states(tuned)}
     at = [(code, f"i{k}", False, right[k, place]) for place, code in ((1, "de"), (2, "sw")) for k in range(n)]
-    outcomes = pd.DataFrame(at, columns=["language", "id", "base", "tuned"])
+    outcomes = pd.DataFrame(at, columns=["language", "id", "base", "tuned"]).assign(calibration="batch")
     found = item_link(outcomes, movement(of)).query("language == 'all'")
     assert found["quantity"].tolist() == ["towards_pivot", "towards_pivot_mean"]
     assert (found["low"] > 0.3).all() and (found["p"] < 0.001).all()
-
-
-def test_outcomes_are_read_from_prediction_files(tmp_path):
-    for variant, predicted in (("base", ["a", "b", "a"]), ("tuned", ["b", "b", "a"])):
-        frame = pd.DataFrame({"id": ["x", "y", "z"], "gold": ["b", "b", "b"], "predicted": predicted})
-        if variant == "tuned":
-            frame = frame.iloc[::-1]
-        write_parquet(tmp_path / variant / "sentiment" / "de.parquet", frame)
-    found = read_outcomes(tmp_path, "sentiment", ["de"])
-    assert found.columns.tolist() == ["language", "id", "base", "tuned"]
-    assert found.to_numpy().tolist() == [
-        ["de", "x", False, True],
-        ["de", "y", True, True],
-        ["de", "z", False, False],
-    ]
 
 
 def test_an_earlier_crossover_is_counted_in_layers_an_item(tmp_path):

@@ -21,6 +21,8 @@ from glotlift.models.anatomy import decoder_layers
 from glotlift.models.head import head_logits
 from glotlift.models.labels import released_tokens
 from glotlift.runs import parquet_metadata
+from tests.conftest import FAMILIES
+from tests.explanation.conftest import SCALED
 from tests.explanation.test_lens import plain
 
 
@@ -147,7 +149,7 @@ def test_an_item_is_left_out_where_its_own_two_sets_share_a_token(sentencepiece_
     np.testing.assert_allclose(frame["all_latent"], 0.01 * len(sets.latent["good"] | sets.latent["bad"]))
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "minicpm3", "cohere", "granite", "gpt2", "mistral"])
+@pytest.mark.parametrize("family", [*FAMILIES, *SCALED])
 def test_models_that_can_be_read_pass(loud, family):
     self_test(loud(family), "base")
 

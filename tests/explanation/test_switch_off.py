@@ -19,11 +19,11 @@ from glotlift.explanation import switch_off
 from glotlift.explanation.switch_off import switch_off_language
 from glotlift.models.adapters import adapter_parts, switched_off
 from glotlift.models.recording import Recording
+from tests.conftest import FAMILIES
 from tests.explanation.test_patching import scores_of
 
 TARGETS = {
-    "llama": ["q_proj", "v_proj", "down_proj"],
-    "gemma3": ["q_proj", "v_proj", "up_proj"],
+    **dict.fromkeys(FAMILIES, ["q_proj", "v_proj", "down_proj"]),
     "gpt2": ["c_attn", "c_fc"],
     "gpt_neox": ["query_key_value", "dense_h_to_4h"],
 }

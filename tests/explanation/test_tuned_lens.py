@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from glotlift.errors import ModelError
-from glotlift.explanation import tuned_lens
+from glotlift.errors import ModelError, RunError
+from glotlift.explanation import self_test, tuned_lens
 from glotlift.explanation.collect import explain
 from glotlift.explanation.lens_summary import read_lens
 from glotlift.explanation.subject import LensOptions, Subject
@@ -19,6 +19,7 @@ from glotlift.explanation.tuned_lens import (
     load_tuned_lens,
     save_tuned_lens,
 )
+from glotlift.explanation.unembedding import normed
 
 TEXTS = [
     f"{word} works well and looks {word} in our kitchen, day {k}."
@@ -43,6 +44,12 @@ def test_a_sample_of_the_unlikely_tokens_serves_too(loud, fitted):
     _, found = fit_tuned_lens(loud("llama"), TEXTS, training=replace(SHORT, n_sampled=100))
     assert (found["kl_bits_tuned"] < 0.8 * found["kl_bits_plain"]).all()
     assert not np.allclose(found["kl_bits_tuned"], fitted[1]["kl_bits_tuned"])
+
+
+def test_a_model_that_is_read_wrongly_is_not_trained_on(loud, monkeypatch):
+    monkeypatch.setattr(self_test, "normed", lambda model, states: 1.1 * normed(model, states))
+    with pytest.raises(RunError, match="LlamaForCausalLM: got a last layer that deviates"):
+        fit_tuned_lens(loud("llama"), TEXTS, training=SHORT)
 
 
 def test_the_coarse_divergence_keeps_listed_tokens_and_adds_up_the_rest(loud):

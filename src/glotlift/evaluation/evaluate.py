@@ -182,7 +182,7 @@ def _predict(
             folder / "predictions" / name / test_set.key / f"{code}.parquet",
             each, prediction_fingerprint(weights, each, prefix_cache=prefix_cache),
             scoring=settings.scoring, calibration=settings.calibration,
-            metadata={**about, "variant": name}, process=group.index,
+            metadata={**about, "variant": name, "model_fingerprint": weights}, process=group.index,
         )
         for code, each in prompts.items()
     ]  # fmt: skip

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
 
-from glotlift.explanation.collect import Questions
+from glotlift.explanation.subject import Questions
 from glotlift.measures import batch_calibrated
+from glotlift.tasks.task import AnswerSet
 
 CALIBRATIONS = ("none", "batch")
 """What is taken off the scores before the best label is chosen: nothing, or each label's mean over the items."""
@@ -25,6 +26,11 @@ class Asked(Questions, Protocol):
     @property
     def labels(self) -> Sequence[str]:
         """Label ids, in the order of the words of a row's trie."""
+        ...
+
+    @property
+    def words(self) -> AnswerSet:
+        """Label id -> answer word."""
         ...
 
     @property

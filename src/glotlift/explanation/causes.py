@@ -13,7 +13,7 @@ killed goes on where it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -25,8 +25,10 @@ from glotlift.explanation.carriers import summarise_switch_off
 from glotlift.explanation.collect import identity
 from glotlift.explanation.patching import Held, hold, patch_language
 from glotlift.explanation.repairs import summarise_patching
+from glotlift.explanation.self_test import self_test
 from glotlift.explanation.subject import Subject, looked_into
 from glotlift.explanation.switch_off import switch_off_language
+from glotlift.models.adapters import adapter_parts
 from glotlift.models.fingerprints import digest
 from glotlift.runs import parquet_metadata, read_parquet, write_parquet
 
@@ -34,12 +36,39 @@ PIVOT = "en"
 """Language whose states are put into the others'."""
 
 
-def explain(subject: Subject, kinds: Sequence[str]) -> None:
-    """Write `patching`, `switch-off` or both of a subject.
+def check_languages(kinds: Sequence[str], languages: Iterable[str]) -> None:
+    """Refuse to patch without English or without another language; needs no model.
 
     Raises:
         LanguageError: there is no English to patch with, or nothing beside it.
-        ModelError: see `glotlift.explanation.patching.patch_language` and `switch_off_language`.
+    """
+    codes = list(languages)
+    if "patching" in kinds and (PIVOT not in codes or len(codes) < 2):
+        raise LanguageError(
+            f"patching: got the languages {' '.join(codes)}, expected English, whose states it puts into the others, "
+            "and at least one other"
+        )
+
+
+def check(subject: Subject, kinds: Sequence[str]) -> None:
+    """Refuse what cannot be patched or switched off, before anything runs.
+
+    Raises:
+        LanguageError: see `check_languages`.
+        ModelError: there is no LoRA adapter to switch off.
+    """
+    check_languages(kinds, subject.prompts)
+    if "switch-off" in kinds:
+        adapter_parts(subject.loaded.model)
+
+
+def explain(subject: Subject, kinds: Sequence[str]) -> None:
+    """Write `patching`, `switch-off` or both of a subject; arguments as `check`, which has let them pass.
+
+    Raises:
+        ModelError: the model cannot be looked into (see `glotlift.explanation.self_test`), patched or switched off (see
+            `patch_language` and `switch_off_language`).
+        RunError: see `glotlift.explanation.self_test`.
     """
     if "patching" in kinds:
         _patch(subject)
@@ -49,11 +78,6 @@ def explain(subject: Subject, kinds: Sequence[str]) -> None:
 
 def _patch(subject: Subject) -> None:
     others = [code for code in subject.prompts if code != PIVOT]
-    if PIVOT not in subject.prompts or not others:
-        raise LanguageError(
-            f"patching: got the languages {' '.join(subject.prompts)}, expected English, whose states it puts into the "
-            "others, and at least one other"
-        )
     folder = subject.folder / "patching" / subject.task_key
     english = cast(Asked, subject.prompts[PIVOT])
     frames, fingerprints = [], []
@@ -62,6 +86,7 @@ def _patch(subject: Subject) -> None:
 
         def patched(asked: Asked, variant: str = variant, held: list[Held] = held) -> pd.DataFrame:
             if not held:  # once, and not where all files are there
+                self_test(subject.loaded, variant, asked.language)
                 held.append(hold(subject.loaded, english, variant, token_budget=subject.token_budget))
             return patch_language(
                 subject.loaded, asked, held[0], variant, seed=subject.seed, token_budget=subject.token_budget
@@ -78,7 +103,12 @@ def _patch(subject: Subject) -> None:
 def _switch_off(subject: Subject) -> None:
     folder = subject.folder / "switch_off" / subject.task_key
 
+    tested: list[str] = []
+
     def switched(asked: Asked) -> pd.DataFrame:
+        for variant in () if tested else subject.loaded.variants:
+            self_test(subject.loaded, variant, asked.language)
+            tested.append(variant)
         return switch_off_language(subject.loaded, asked, token_budget=subject.token_budget)
 
     frames, fingerprints = [], []

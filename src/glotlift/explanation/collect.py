@@ -74,15 +74,15 @@ def explain_languages(
     explain(subject, ("lens", "geometry"), n_permutations=n_permutations)
 
 
-def explain(subject: Subject, kinds: Sequence[str], *, n_permutations: int = N_PERMUTATIONS) -> None:
-    """Write `lens`, `geometry`, `item-link` or several of a subject; arguments and errors as `explain_languages`.
-
-    Raises:
-        DataError: the item link lacks the predictions of evaluation.
-    """
-    loaded, states = subject.loaded, {}
+def check(subject: Subject, kinds: Sequence[str]) -> None:
+    """Refuse an item link without a tuned model or predictions, see `glotlift.explanation.link_file.check_outcomes`."""
     if "item-link" in kinds:
         check_outcomes(subject)
+
+
+def explain(subject: Subject, kinds: Sequence[str], *, n_permutations: int = N_PERMUTATIONS) -> None:
+    """Write `lens`, `geometry`, `item-link` or several of a subject; arguments and errors as `explain_languages`."""
+    loaded, states = subject.loaded, {}
     say_what_is_left_out(loaded)
     translators = load_tuned_lens(subject.lens.tuned_lens, loaded) if subject.lens.tuned_lens else None
     target = subject.folder / "geometry" / subject.task_key

@@ -1,9 +1,13 @@
 """Do the items that tuning puts right move differently inside from those that it does not?
 
-Enters: which items base and tuned have right in every language, and a quantity of every item: how much nearer its state
-comes to its English translation (`movement`), how many layers earlier it crosses over, or any other. Leaves a frame:
+Enters: which items base and tuned have right in every language (`glotlift.explanation.outcomes`), and a quantity of
+every item: how much nearer its state comes to its English translation (`movement`), how many layers earlier it crosses
+over, or any other. Leaves a frame:
 
-    quantity, layer, language, n_flipped, n_stayed, mean_flipped, mean_stayed, value, low, high, p
+    quantity, layer, language, calibration, n_flipped, n_stayed, mean_flipped, mean_stayed, value, low, high, p
+
+`calibration` is that by which items are right: without any (`none`), a shift of the preference for a label flips items
+as well as what tells them apart; after `batch` calibration only the latter does.
 
 Only items that base has wrong are looked at: `flipped` are right when tuned, `stayed` are still wrong, and `value` is
 the difference of their means. Items that base has right would compare easy items with hard ones. The language `all`
@@ -20,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,12 +36,11 @@ from glotlift.explanation.resampling import N_RESAMPLES, item_counts
 from glotlift.explanation.similarity import unit
 from glotlift.explanation.states import States, parallel, pivot_of
 from glotlift.measures import LEVEL
-from glotlift.runs import read_parquet
 
 N_SIGN_FLIPS = 10_000
 
 LINK_COLUMNS = [
-    *("quantity", "layer", "language", "n_flipped", "n_stayed"),
+    *("quantity", "layer", "language", "calibration", "n_flipped", "n_stayed"),
     *("mean_flipped", "mean_stayed", "value", "low", "high", "p"),
 ]
 
@@ -45,29 +49,6 @@ _MASSES = ["english_mass", "own_mass"]
 
 _MIN_GROUP = 3
 """Items of each kind; with fewer there is neither interval nor p."""
-
-
-def read_outcomes(predictions: Path, key: str, languages: Sequence[str]) -> pd.DataFrame:
-    """Return which items base and tuned have right.
-
-    Args:
-        predictions: of a run folder; the files are `<variant>/<key>/<language>.parquet`.
-        key: name of the test set in paths.
-        languages: codes.
-
-    Returns:
-        `language`, `id`, `base`, `tuned` (bool); items that both variants have.
-
-    Raises:
-        DataError: a file is missing or damaged.
-    """
-    parts = []
-    for code in languages:
-        both = (read_parquet(predictions / variant / key / f"{code}.parquet")[0] for variant in ("base", "tuned"))
-        right = [pd.Series((frame["gold"] == frame["predicted"]).to_numpy(), frame["id"]) for frame in both]
-        frame = pd.concat(right, axis=1, keys=["base", "tuned"], join="inner").rename_axis("id").reset_index()
-        parts.append(frame.assign(language=code))
-    return pd.concat(parts, ignore_index=True).loc[:, ["language", "id", "base", "tuned"]]
 
 
 def movement(states: States) -> pd.DataFrame:
@@ -135,24 +116,26 @@ def item_link(
     """Return how a quantity differs between items that flip from wrong to right and items that stay wrong.
 
     Args:
-        outcomes: `language`, `id`, `base`, `tuned`: whether each variant has the item right.
+        outcomes: `calibration`, `language`, `id`, `base`, `tuned`: whether each variant has the item right.
         quantities: `quantity`, `layer` (NA where it belongs to none), `language`, `id`, `value`; an item without a
             value (NaN) is left out, and the n say so.
         seed: of resamples and signs.
         n_resamples: of the bootstrap over items.
 
     Returns:
-        The frame of the module's head, one row a quantity, layer and language, and `all`. Interval and p are NaN with
-        fewer than 3 items of a kind.
+        The frame of the module's head, one row a calibration, quantity, layer and language, and `all`. Interval and p
+        are NaN with fewer than 3 items of a kind.
     """
     rows: list[dict[str, Any]] = []
-    wrong = outcomes.loc[~outcomes["base"].astype(bool), ["language", "id", "tuned"]]
-    for key, part in quantities.groupby(["quantity", "layer"], sort=False, dropna=False):
+    wrong = outcomes.loc[~outcomes["base"].astype(bool), ["calibration", "language", "id", "tuned"]]
+    of_quantities = list(quantities.groupby(["quantity", "layer"], sort=False, dropna=False))
+    for calibration, (key, part) in product(outcomes["calibration"].unique(), of_quantities):
         quantity, layer = cast(tuple[str, Any], key)
         codes = list(part["language"].unique())
-        groups = _groups(part.dropna(subset="value").merge(wrong, on=["language", "id"]), codes, seed, n_resamples)
+        joined = part.dropna(subset="value").merge(wrong[wrong["calibration"] == calibration], on=["language", "id"])
+        groups = _groups(joined, codes, seed, n_resamples)
         for name, chosen in [*((code, [place]) for place, code in enumerate(codes)), ("all", [*range(len(codes))])]:
-            about = {"quantity": quantity, "layer": layer, "language": name}
+            about = {"quantity": quantity, "layer": layer, "language": name, "calibration": calibration}
             rows.append(about | _row(groups, chosen, seed))
     return pd.DataFrame(rows, columns=LINK_COLUMNS).astype({"layer": "Int64"})
 

@@ -18,7 +18,15 @@ def explain_kinds(subject: Subject, kinds: Sequence[str]) -> None:
     Args:
         subject: what is looked into.
         kinds: names, of `glotlift.explanation.settings.KINDS`.
+
+    Raises:
+        UserError: one of the kinds cannot be had of this subject; none is begun then.
     """
-    for home in dict.fromkeys(KINDS[kind] for kind in kinds):
-        module = import_module(f"glotlift.explanation.{home}")
-        module.explain(subject, [kind for kind in kinds if KINDS[kind] == home])
+    homes = {
+        import_module(f"glotlift.explanation.{home}"): [kind for kind in kinds if KINDS[kind] == home]
+        for home in dict.fromkeys(KINDS[kind] for kind in kinds)
+    }
+    for module, its_kinds in homes.items():
+        module.check(subject, its_kinds)
+    for module, its_kinds in homes.items():
+        module.explain(subject, its_kinds)

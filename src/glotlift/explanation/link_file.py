@@ -1,8 +1,8 @@
 """The item link of a subject: do the items that tuning puts right move differently inside? See `.item_link`.
 
 Enters: pooled states and lens files of base and tuned, and the predictions that evaluation left in the same folder, so
-that right and wrong are what scores.json counts. Leaves: `item_link/<task>/summary.parquet`, columns as in
-`glotlift.explanation.item_link`, of the quantities
+that right and wrong are what scores.json counts, without calibration and after it. Leaves:
+`item_link/<task>/summary.parquet`, columns as in `glotlift.explanation.item_link`, of the quantities
 
     towards_pivot        how much nearer an item comes to its English translation on a layer, cosine
     towards_pivot_mean   its mean over layers: the one to test
@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 
 from glotlift.errors import DataError, ModelError
-from glotlift.explanation.item_link import earlier_crossover, item_link, movement, read_outcomes
+from glotlift.explanation.answers import Asked
+from glotlift.explanation.item_link import LINK_COLUMNS, earlier_crossover, item_link, movement
+from glotlift.explanation.outcomes import read_outcomes
 from glotlift.explanation.states import PooledStates, pivot_of
 from glotlift.explanation.subject import Subject, looked_into
 from glotlift.models.fingerprints import digest, file_digest
@@ -27,11 +30,11 @@ log = logging.getLogger("glotlift")
 
 
 def check_outcomes(subject: Subject) -> None:
-    """Refuse a subject without a tuned model or without predictions, before anything runs.
+    """Refuse a subject without a tuned model or without predictions of its items, before anything runs.
 
     Raises:
         ModelError: base and tuned do not differ inside, or there is no tuned model.
-        DataError: a file of predictions is missing.
+        DataError: a file of predictions is missing, or not of what is looked into, see `read_outcomes`.
     """
     if "tuned" not in looked_into(subject.loaded):
         raise ModelError("item-link: got no tuned model to look into, expected an adapter that changes states")
@@ -40,6 +43,7 @@ def check_outcomes(subject: Subject) -> None:
             f"item-link: got no {missing[0]}, expected the predictions of base and tuned, which `glotlift eval` or "
             "`glotlift run` writes into the same folder"
         )
+    _outcomes(subject)
 
 
 def write_link(subject: Subject, states: dict[str, dict[str, PooledStates]], *, with_lens: bool) -> None:
@@ -55,17 +59,27 @@ def write_link(subject: Subject, states: dict[str, dict[str, PooledStates]], *, 
     target = folder / "item_link" / key / "summary.parquet"
     sources = [source.metadata["fingerprint"] for of in states.values() for source in of.values()]
     read = [file_digest(file) for file in (*_predictions(subject), *lens)]
-    fingerprint = digest(sources, read, subject.seed)
+    fingerprint = digest(sources, read, subject.seed, LINK_COLUMNS)
     if parquet_metadata(target).get("fingerprint") == fingerprint:
         return
     quantities = [movement(states)] + ([earlier_crossover(folder, key, _foreign(subject))] if with_lens else [])
-    outcomes = read_outcomes(folder / "predictions", key, _foreign(subject))
+    outcomes = _outcomes(subject)
+    n_items, n_known = sum(len(subject.prompts[code].items) for code in _foreign(subject)), outcomes["id"].size
+    n_known //= outcomes["calibration"].nunique()
+    if n_known < n_items:
+        log.warning("item link: %d of %d items have no predictions and are left out", n_items - n_known, n_items)
     found = item_link(outcomes, pd.concat(quantities, ignore_index=True), seed=subject.seed)
     write_parquet(target, found, {"fingerprint": fingerprint, "pooling": subject.pooling})
     for row in found.loc[(found["language"] == "all") & found["layer"].isna()].to_dict("records"):
-        said = "item link, %s: %+.3f, %d items that flip less %d that stay wrong; 95 %% interval %.3f to %.3f, p %.3f"
-        numbers = (row[name] for name in ("value", "n_flipped", "n_stayed", "low", "high", "p"))
-        log.info(said, row["quantity"], *numbers)
+        said = "item link, %s, calibration %s: %+.3f, %d items that flip less %d that stay wrong; "
+        numbers = (row[name] for name in ("quantity", "calibration", "value", "n_flipped", "n_stayed"))
+        log.info(said + "95 %% interval %.3f to %.3f, p %.3f", *numbers, row["low"], row["high"], row["p"])
+
+
+def _outcomes(subject: Subject) -> pd.DataFrame:
+    prompts = {code: cast(Asked, subject.prompts[code]) for code in _foreign(subject)}
+    fingerprints = {variant: subject.loaded.variant_fingerprint(variant) for variant in ("base", "tuned")}
+    return read_outcomes(subject.folder / "predictions", subject.task_key, prompts, fingerprints)
 
 
 def _foreign(subject: Subject) -> list[str]:

@@ -1,7 +1,8 @@
 """Settings of explanation: the part `explain` of a recipe, and what `glotlift explain` asks for.
 
-A kind of explanation is an entry in `KINDS`: a name, and the module of this wing whose `explain(subject, kinds)` writes
-it, into the folder of its name. Kinds of one module are handed over together and share a pass.
+A kind of explanation is an entry in `KINDS`: a name, and the module of this wing whose `check(subject, kinds)` refuses
+what it cannot do before anything runs, and whose `explain(subject, kinds)` writes it, into the folder of its name.
+Kinds of one module are handed over together and share a pass.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from glotlift.errors import ModelError
+from glotlift.explanation.self_test import self_test
 from glotlift.explanation.unembedding import distributions, normed
 from glotlift.models.anatomy import text_config
 from glotlift.models.control import encode, quoter
@@ -130,8 +131,10 @@ def fit_tuned_lens(
         over the whole vocabulary at positions it was not trained on, and `n` of these.
 
     Raises:
-        ModelError: the texts hold too few tokens.
+        ModelError: the texts hold too few tokens, or the model cannot be looked into.
+        RunError: the model is read wrongly, see `glotlift.explanation.self_test`.
     """
+    self_test(loaded, "base")
     how, advance = training or TunedLensTraining(), progress or (lambda _n: None)
     generator = torch.Generator().manual_seed(how.seed)
     with loaded.as_variant("base") as model:

@@ -34,6 +34,7 @@ from glotlift.stages.evaluate import EVALUATE
 from glotlift.stages.stage import OpenRun, Stage
 from glotlift.stages.train import ADAPTER, TRAIN
 from glotlift.tasks.task import AnswerSet, Task
+from glotlift.training.settings import CLOSED_FORM
 
 log = logging.getLogger("glotlift")
 
@@ -52,12 +53,14 @@ def explain(explanation: Explanation | None = None, *, output_path: str | Path, 
     Raises:
         UserError: a setting, the task, its rows, the model or the adapter is at fault.
     """
+    from glotlift.explanation.causes import check_languages
     from glotlift.reporting.figures import write_explanation
 
     asked = explanation or validate(Explanation, settings, "explain", RecipeError)
     entry = {name: getattr(asked, name) for name in ("task", "source", "answers", "limit")}
     chosen = validate(EvalSettings, {"tasks": [entry], "languages": asked.languages}, "explain", RecipeError)
     (test_set,) = read_test_sets(chosen).values()
+    check_languages(asked.what, test_set.items)
     folder = RunFolder(Path(output_path))
     with folder.lock():
         control = _control(asked.adapter, folder.path, asked.seed) if asked.random_adapter else None
@@ -142,10 +145,12 @@ def explained(recipe: Recipe, test_sets: Mapping[str, TestSet]) -> TestSet:
     """Return the test set that lens and geometry look at, with the items that they look at.
 
     Raises:
-        RecipeError: the test set is not one of `eval`.
-        LanguageError: a language to explain is not evaluated.
+        RecipeError: the test set is not one of `eval`, or switch-off lacks a LoRA adapter.
+        LanguageError: a language to explain is not evaluated, or patching lacks English or another language.
         TaskError: the task has no answer words of a language's own.
     """
+    from glotlift.explanation.causes import check_languages
+
     settings = recipe.explain
     name = settings.task or next(iter(test_sets))
     if name not in test_sets:
@@ -155,6 +160,11 @@ def explained(recipe: Recipe, test_sets: Mapping[str, TestSet]) -> TestSet:
     if missing := [code for code in chosen if code not in test_set.items]:
         has = " ".join(test_set.items)
         raise LanguageError(f"explain.languages: {' '.join(missing)} not in test set {test_set.key!r}: {has}")
+    check_languages(settings.what, chosen)
+    without_lora = [*(name for name in recipe.train.objective if name in CLOSED_FORM), recipe.train.method]
+    if "switch-off" in settings.what and without_lora != ["lora"]:
+        got = without_lora[0]
+        raise RecipeError(f"explain.what: got switch-off with {got!r} training, expected one that tunes a LoRA adapter")
     for code in chosen:
         test_set.task.answers(code, "own")
     items = {code: test_set.items[code][: settings.limit] for code in chosen}
