@@ -113,7 +113,7 @@ def test_json_that_python_cannot_read_is_a_sentence(tmp_path: Path, text):
 
 def frame(**columns: Any) -> pd.DataFrame:
     numbers = ("layer", "english_mass", "own_mass", "shared_mass", "entropy_bits")
-    return pd.DataFrame({name: [1.0, 0.5] for name in numbers} | columns)
+    return pd.DataFrame({"id": ["s1", "s2"]} | {name: [1.0, 0.5] for name in numbers} | columns)
 
 
 @pytest.mark.parametrize(

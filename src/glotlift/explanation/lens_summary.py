@@ -207,8 +207,10 @@ def _curves_of_languages(frame: pd.DataFrame, floor: float) -> dict[str, _Curves
     compared = [curves for curves in found.values() if curves.has_own]
     if compared and (ids := _common(compared)):
         same = [curves.of(ids) for curves in compared]
-        means = (np.mean([getattr(each, name) for each in same], 0) for name in ("english", "own", "shares"))
-        found["all"] = _Curves(ids, *means, np.any([each.is_read for each in same], 0))
+        english, own, shares = (
+            np.mean([getattr(each, name) for each in same], 0) for name in ("english", "own", "shares")
+        )
+        found["all"] = _Curves(ids, english, own, shares, np.any([each.is_read for each in same], 0))
     return found
 
 

@@ -64,7 +64,7 @@ def paper_lens_chart(frame: pd.DataFrame, task_key: str) -> Any:
 
 def _masses_over_layers(frame: pd.DataFrame, masses: Mapping[str, str], title: str) -> Any:
     """Return small multiples in which masses, by their names, are told apart by dashes."""
-    names = {measure: name for measure, name in masses.items() if (frame["measure"] == measure).any()}
+    names = {measure: name for measure, name in masses.items() if measure in set(frame["measure"])}
     shown = frame.loc[frame["measure"].isin(list(names))].replace({"measure": names})
     scale = alt.Scale(domain=list(names.values()), range=_DASHES[: len(names)])
     return _over_layers(shown, "Probability mass", alt.StrokeDash("measure:N", title=title, scale=scale))
@@ -115,7 +115,7 @@ def small_multiples(frame: pd.DataFrame, panel: Panel, height: int = 96) -> Any:
     codes.sort(key=lambda code: code != "all")
     n_columns = min(5, len(codes))
     last_row = (len(codes) - 1) // n_columns
-    scale = alt.Scale(domain=[frame["layer"].min(), frame["layer"].max()], nice=False)
+    scale = alt.Scale(domain=[int(frame["layer"].min()), int(frame["layer"].max())], nice=False)
     width = max(150, min(400, 830 // n_columns - 12))
     panels = []
     for position, code in enumerate(codes):

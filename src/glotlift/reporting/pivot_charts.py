@@ -41,7 +41,7 @@ def pivot_chart(frame: pd.DataFrame, task_key: str, name: str = "Logit lens") ->
     domain = [0, 1 + _LANE * (len(variants) + 1)]
 
     def panel(here: pd.DataFrame, x: alt.X, axis: alt.Axis) -> Any:
-        axis = alt.Axis(**(axis.to_dict() | {"values": [0, 0.5, 1]}))
+        axis = alt.Axis.from_dict(axis.to_dict() | {"values": [0, 0.5, 1]})
 
         def y(field: str) -> alt.Y:
             return alt.Y(f"{field}:Q", title="Share of items", axis=axis, scale=alt.Scale(domain=domain, nice=False))

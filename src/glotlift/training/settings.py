@@ -211,7 +211,7 @@ class TrainSettings(Frozen):
         written = value.get("objective", own)
         names = list(written) if isinstance(written, dict) else [written]
         if own and names and own not in names and all(name in OBJECTIVES for name in names):
-            got = f"got preset {preset} with objective {' + '.join(names)}"
+            got = f"got preset {preset} with objective {' + '.join(map(str, names))}"
             raise ValueError(f"{got}, expected {own} in the objective, or another preset")
         return {**PRESETS[preset].settings, **value}
 
