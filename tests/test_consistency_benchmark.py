@@ -1,4 +1,4 @@
-"""What `benchmarks/consistency.py` compares with: the plain way in as few passes as it needs, and a fair share of time."""
+"""What `benchmarks/consistency.py` compares with: the plain way in few passes, and a fair share of the time."""
 
 import importlib
 from pathlib import Path
