@@ -2,6 +2,8 @@
 
 import csv
 import json
+import signal
+import time
 from itertools import product
 
 import pytest
@@ -13,6 +15,7 @@ from glotlift.errors import RecipeError
 from glotlift.stages import sweep as stage
 from glotlift.sweeps import load_sweep
 from tests.test_objectives import questions
+from tests.warm import Warm
 
 
 @pytest.fixture
@@ -229,3 +232,41 @@ def test_tokens_of_a_pass_are_those_of_prompts_and_label_words(written, tmp_path
     assert (tokens["de pooled"] - prompts) % len(frame) == 0  # the same words behind every question
     assert tokens["de"] > tokens["de pooled"]  # content-free inputs beside them
     assert len(about["content_free"]) == 3
+
+
+def left(folder):
+    """Return the bytes of all tables and adapters of a sweep, and its numbers without the seconds."""
+    scores = json.loads((folder / "sweep.json").read_text())
+    for run in scores["runs"].values():
+        assert all(seconds > 0 for seconds in run.pop("seconds"))
+    with (folder / "sweep.csv").open() as file:
+        rows = [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+    kept = [*folder.rglob("adapter/*.safetensors"), *folder.rglob("predictions/*/*/*.parquet")]
+    assert len(kept) > 10
+    files = {str(file.relative_to(folder)): file.read_bytes() for file in kept}
+    return json.dumps(scores), rows, files
+
+
+def test_a_sweep_that_is_killed_in_its_second_run_goes_on_to_the_same_bytes(written, tmp_path):
+    runs = [
+        {"name": "readout", "train": {"objective": "readout"}},
+        {"name": "consistency", "train": {"objective": "consistency", "save_steps": 1}},
+    ]
+    path = written(runs=runs)
+    stage.sweep(path, tmp_path / "whole")
+    process = Warm(stage.sweep, path, tmp_path / "killed")
+    first, second = (tmp_path / "killed" / each["name"] / "seed0" for each in runs)
+    while process.poll() is None and not list(second.glob("checkpoints/*/checkpoint-3")):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait()[0] == -signal.SIGKILL, "it was over before it could be killed"
+    assert (first / "scores.json").exists() and not (second / "adapter").exists()
+    done = {file: file.stat().st_mtime_ns for file in first.rglob("*.parquet")}
+    spent = json.loads((second / "manifest.json").read_text())["stages"]["train"]
+    assert spent["status"] == "running" and spent["passes"]
+    stage.sweep(path, tmp_path / "killed")
+    assert left(tmp_path / "killed") == left(tmp_path / "whole")
+    assert {file: file.stat().st_mtime_ns for file in done} == done
+    again = json.loads((second / "manifest.json").read_text())["stages"]["train"]
+    assert again["status"] == "done" and again["seconds"] > spent["seconds"]
+    assert again["passes"].keys() == spent["passes"].keys()
