@@ -11,15 +11,19 @@
     nnsight-batch   the same with its documentation's advice for speed: one trace for eight prompts, and only their last
                     states through norm and head, all at once
     evaluate        the pass of `glotlift eval` alone: every answer word scored
-    glotlift        the same pass with the taps of lens and geometry, read as `glotlift explain` reads them; what
-                    geometry makes of its states afterwards is in no engine
+    glotlift        the same pass with the taps of lens and geometry, read as `glotlift explain` reads them: a combined
+                    pass that this benchmark alone has, as the like of the loops above, without files and without what
+                    geometry makes of its states afterwards
+    explain         what `glotlift explain --what lens,geometry` runs: no answer scored; the self-test, the pass, the
+                    files of lens and states written into an empty folder, geometry's measures with their intervals
 
 Each runs in a process of its own, in turns, so that peak memory is its own and a slow moment of the machine hits all;
 each has read a prompt before the first turn. nnsight is left out where it is not installed.
 Times are medians. Peak memory is that of the whole process once the model is loaded. Prints a table and how far the
 entropies of the engines are apart; the last line is JSON: `over_plain`, `over_nnsight`, `over_plain_batch` and
 `over_nnsight_batch` (their time over that of glotlift, scoring included), `added_to_eval` (share of time that lens and
-geometry add), `peak_over_eval`.
+geometry add to the pass), `peak_over_eval`, both of `glotlift`; and `explain_over_eval`, the time of `explain` over
+that of `evaluate`, both of which a run does.
 """
 
 from __future__ import annotations
@@ -36,8 +40,9 @@ import time
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-ENGINES = ("plain", "plain-batch", "nnsight", "nnsight-batch", "evaluate", "glotlift")
+ENGINES = ("plain", "plain-batch", "nnsight", "nnsight-batch", "evaluate", "glotlift", "explain")
 LANGUAGES = ("en", "de", "th")
 BATCH = 8  # prompts of one language that the engines `-batch` run together; glotlift has its own batches
 
@@ -191,6 +196,19 @@ def _glotlift(loaded, task, prompts, with_taps):
     return entropies
 
 
+def _explain(loaded, task, prompts):
+    """Run what `glotlift explain` runs, with all that it writes."""
+    from glotlift.explanation.collect import explain_languages
+    from glotlift.runs import read_parquet
+
+    own = {code: task.answers(code, "own") for code in prompts}
+    words = {"english_words": task.answers("en", "own"), "own_words": own}
+    with TemporaryDirectory() as folder:
+        explain_languages(loaded, prompts, Path(folder), task_key=task.name, **words)
+        files = [Path(folder) / "lens" / "base" / task.name / f"{code}.parquet" for code in prompts]
+        return [value for file in files for value in read_parquet(file)[0]["entropy_bits"]]
+
+
 def _memory(name):
     """Return a size of this process in bytes, as Linux counts it."""
     return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
@@ -205,9 +223,11 @@ def _worker(engine, n):
         "nnsight-batch": _nnsight_batch,
         "evaluate": partial(_glotlift, with_taps=False),
         "glotlift": partial(_glotlift, with_taps=True),
+        "explain": _explain,
     }[engine]
     code = LANGUAGES[0]
-    look(loaded, task, {code: replace(prompts[code], rows=prompts[code].rows[:1])})  # weights read, code compiled
+    first = replace(prompts[code], rows=prompts[code].rows[:1], items=prompts[code].items[:1])
+    look(loaded, task, {code: first})  # weights read, code compiled
     Path("/proc/self/clear_refs").write_text("5")
     print(json.dumps({"resident": _memory("VmRSS")}), flush=True)
     for _ in sys.stdin:
@@ -275,6 +295,7 @@ def main():
     }
     result["added_to_eval"] = round(ours.median / alone.median - 1, 3)
     result["peak_over_eval"] = round(ours.peak / alone.peak, 3)
+    result["explain_over_eval"] = round(engines["explain"].median / alone.median, 3)
     print(json.dumps(result))
     for engine in engines.values():
         engine.process.stdin.close()

@@ -163,6 +163,7 @@ def test_public_names():
         "load_recipe",
         "load_task",
         "merge",
+        "read_explanation",
         "read_predictions",
         "report",
         "run",

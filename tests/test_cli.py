@@ -885,6 +885,49 @@ def test_pooling_item_link_and_random_adapter_are_asked_for_by_flags(
     assert {path: path.stat().st_mtime_ns for path in before} == before  # nothing is computed twice
 
 
+def test_patching_and_switch_off_are_asked_for_by_flags(cli, tiny_folder, tiny_adapter, tmp_path):
+    out = tmp_path / "out"
+    asked = ("--model", tiny_folder, "--adapter", tiny_adapter, "--languages", "en,de,sw", "--data", "sample",
+             "--limit", "4", "-o", out)  # fmt: skip
+    done = cli("explain", *asked, "--what", "patching,switch-off")
+    assert done.code == 0, done.err
+    assert {path.name for path in out.glob("patching/sentiment/*/*.parquet")} == {"de.parquet", "sw.parquet"}
+    assert {path.name for path in out.glob("switch_off/sentiment/*.parquet")} == {
+        "en.parquet", "de.parquet", "sw.parquet", "summary.parquet"
+    }  # fmt: skip
+    repaired, switched = (glotlift.read_explanation(out, kind) for kind in ("patching", "switch-off"))
+    assert set(repaired["variant"]) == {"base", "tuned"} and set(repaired["language"]) == {"de", "sw", "all"}
+    assert set(repaired["source"]) == {"same", "other", "difference"} and set(repaired["layer"]) == {0, 1, 2, 3}
+    assert set(switched["mode"]) == {"base", "tuned", "without", "up_to", "from"}
+    assert set(switched["group"]) == {"all", "attention", "mlp"} and (switched["change"] != 0).any()
+    for name in ("patching-sentiment", "switch-off-sentiment"):
+        assert "<svg" in (out / "figures" / f"{name}.svg").read_text(encoding="utf-8")
+    assert not (out / "lens").exists() and not (out / "geometry").exists()
+
+
+def test_what_the_lens_reads_beside_is_asked_for_by_flags(cli, tiny_folder, tmp_path):
+    out = tmp_path / "out"
+    asked = ("--model", tiny_folder, "--languages", "en,de", "--data", "sample", "--limit", "2", "-o", out)
+    done = cli("explain", *asked, "--what", "lens", "--components", "--sequences")
+    assert done.code == 0, done.err
+    parts = glotlift.read_explanation(out, "components")
+    assert set(parts["component"]) == {"attention", "before_mlp", "mlp"} and set(parts["layer"]) == {1, 2, 3}
+    german = glotlift.read_explanation(out, "lens").query("language == 'de'")
+    words = [f"{whose}_sequence_{label}" for whose in ("english", "own") for label in ("positive", "negative")]
+    assert (german[words] < 0).all(axis=None) and len(german) == 2 * 4
+    assert (out / "figures" / "lens-sentiment.svg").is_file()
+
+
+def test_states_are_written_in_half_by_a_flag(cli, refused, tiny_folder, tmp_path):
+    out = tmp_path / "out"
+    asked = ("explain", "--model", tiny_folder, "--languages", "en,de", "--data", "sample", "--limit", "2", "-o", out)
+    assert refused(*asked, "--states-dtype", "half").startswith("--states-dtype: got 'half', expected ")
+    done = cli(*asked, "--what", "geometry", "--states-dtype", "float16")
+    assert done.code == 0, done.err
+    sizes = [path.stat().st_size for path in out.glob("geometry/sentiment/states/base/*.safetensors")]
+    assert len(sizes) == 2 and max(sizes) < 2 * 4 * 32 * 4  # what float32 takes of 2 items, 4 layers and 32 numbers
+
+
 def test_what_these_flags_need_is_said_before_anything_runs(refused, tiny_folder, tiny_adapter, tmp_path):
     asked = ("explain", "--model", tiny_folder, "--languages", "en,de", "--data", "sample", "--limit", "2", "-o",
              tmp_path / "out")  # fmt: skip

@@ -36,7 +36,7 @@ def recipe(tiny_folder, tmp_path_factory):
             "learning_rate": 0.01,
         },
         "eval": {"tasks": [{"task": "sentiment", "limit": 6}], "languages": ["en", "de", "sw"], "token_budget": 256},
-        "explain": {"languages": ["en", "de"], "limit": 6},
+        "explain": {"languages": ["en", "de"], "limit": 6, "what": ["lens", "geometry", "patching"]},
     }
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -59,6 +59,8 @@ def again(whole, tmp_path, monkeypatch):
 def _files(folder):
     """Return what a run must reproduce byte for byte."""
     kept = [*folder.glob("predictions/**/*.parquet"), *folder.glob("lens/**/*.parquet")]
+    kept += [*folder.glob("geometry/**/*.parquet"), *folder.glob("geometry/**/*.safetensors")]
+    kept += folder.glob("patching/**/*.parquet")
     kept += [folder / "adapter" / "adapter_model.safetensors", folder / "data" / "pairs.jsonl"]
     kept += [folder / "merged" / "model.safetensors", folder / "scores.json"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
@@ -155,12 +157,26 @@ def test_a_recipe_asks_for_pooling_item_link_and_the_random_adapter(recipe, agai
     assert (again / "random_adapter" / "adapter" / "random_adapter.json").is_file()
 
 
+def test_what_the_lens_wrote_beside_is_an_output_that_is_missed(recipe, again):
+    asked = ["explain.what=[lens]", "explain.paper=true", "explain.components=true"]
+    run(recipe, again, settings=asked)
+    for folder in ("paper_lens", "components"):
+        files = sorted(again.glob(f"{folder}/*/sentiment/*.parquet"))
+        assert len(files) == 4
+        shutil.rmtree(again / folder)
+        run(recipe, again, settings=asked)
+        assert sorted(again.glob(f"{folder}/*/sentiment/*.parquet")) == files
+    assert not (again / "tuned_lens").exists()  # nobody asked for it
+
+
 # When to kill: as soon as this is there.
 MOMENTS = {
     "in training": "checkpoints/*/checkpoint-3/trainer_state.json",
     "in merging": ".merged.*",
     "in evaluation": "predictions/base/sentiment/de.parquet",
     "in explanation": "lens/base/sentiment/en.parquet",
+    "in the geometry": "geometry/sentiment/states/tuned/de.safetensors",
+    "in patching": "patching/sentiment/base/de.parquet",
 }
 
 
@@ -176,6 +192,7 @@ def test_killed_and_started_again_gives_the_same_bytes(recipe, whole, tmp_path, 
     assert not (target / "report.html").exists()
     run(recipe, target)
     got, expected = _files(target), _files(whole)
+    assert {name.split("/")[0] for name in got} >= {"predictions", "lens", "geometry", "patching", "adapter"}
     assert sorted(got) == sorted(expected)
     differing = [name for name in got if got[name] != expected[name] and name != "scores.json"]
     assert not differing

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from glotlift.stages.diagnose import diagnose
     from glotlift.stages.evaluate import evaluate
     from glotlift.stages.explain import explain, explain_text, train_tuned_lens
+    from glotlift.stages.explanations import read_explanation
     from glotlift.stages.export import audit_data, export_data, export_tasks
     from glotlift.stages.merge import merge
     from glotlift.stages.predictions import read_predictions
@@ -56,6 +57,7 @@ _HOME = {
     "load_recipe": "glotlift.recipe",
     "load_task": "glotlift.tasks.load",
     "merge": "glotlift.stages.merge",
+    "read_explanation": "glotlift.stages.explanations",
     "read_predictions": "glotlift.stages.predictions",
     "report": "glotlift.stages.report",
     "run": "glotlift.stages.run",
@@ -89,6 +91,7 @@ __all__ = [
     "load_recipe",
     "load_task",
     "merge",
+    "read_explanation",
     "read_predictions",
     "report",
     "run",

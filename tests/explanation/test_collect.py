@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import replace
 
@@ -7,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
 from scipy.stats import entropy
 
-from glotlift.errors import RunError
+from glotlift.errors import ModelError, RunError
 from glotlift.explanation import collect, lens_pass
 from glotlift.explanation.collect import explain_languages
 from glotlift.explanation.geometry import FRAMES, PooledStates
@@ -205,6 +207,34 @@ def test_what_the_lens_is_asked_for_beside_is_added_without_changing_the_rest(lo
         f"{whose}_sequence_{label}" for whose in ("english", "own") for label in ("positive", "negative")
     }
     assert {path.parts[-4] for path in tmp_path.glob("*/*/*/*.parquet")} == {"lens", "components", "paper_lens"}
+
+
+def test_states_are_written_in_half_the_bytes_for_the_same_geometry(loud, ask, words, tmp_path):
+    loaded, given = loud("llama"), words("en", "de", "th")
+    prompts, frames, files = ask(loaded, ("en", "de", "th"), 8), {}, {}
+    for dtype in ("float32", "float16"):  # what is there is of the other type
+        subject = Subject(loaded, prompts, tmp_path, **given, states_dtype=dtype)
+        collect.explain(subject, ["geometry"], n_permutations=20)
+        files[dtype] = tmp_path / "geometry" / "sentiment" / "states" / "base" / "de.safetensors"
+        with safe_open(files[dtype], "pt") as file:
+            assert file.get_tensor("states").dtype == getattr(torch, dtype)
+        assert PooledStates(files[dtype]).layer(1).dtype == np.float64
+        frames[dtype] = read_parquet(tmp_path / "geometry" / "sentiment" / "similarity.parquet")[0]
+    whole, half = frames.values()
+    assert not whole["value"].equals(half["value"])
+    smooth = whole["measure"].isin(["cka", "pc1_r", "pc1_r_partial"])
+    assert set(whole.loc[smooth, "measure"]) == {"cka", "pc1_r", "pc1_r_partial"}
+    np.testing.assert_allclose(half.loc[smooth, "value"], whole.loc[smooth, "value"], atol=5e-3)
+
+
+def test_states_too_large_for_half_are_refused(loud, ask, words, tmp_path):
+    loaded = replace(loud("llama"), model=copy.deepcopy(loud("llama").model))
+    loaded.model.get_input_embeddings().weight.data.mul_(1e9)
+    subject = Subject(loaded, ask(loaded), tmp_path, **words("en", "de"), states_dtype="float16")
+    expected = r"task 'sentiment', en: got a state of .*e\+\d\d, expected at most 65504 for states_dtype float16"
+    with pytest.raises(ModelError, match=expected):
+        collect.explain(subject, ["geometry"])
+    assert contents(tmp_path) == {}
 
 
 @pytest.mark.parametrize("pooling", ["question", "position-weighted", "whole"])

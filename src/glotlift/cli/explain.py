@@ -35,6 +35,9 @@ def explain(
     pooling: Annotated[
         str | None, given("--pooling", "question, position-weighted or whole: tokens of a state.", "question")
     ] = None,
+    states_dtype: Annotated[
+        str | None, given("--states-dtype", "float32 or float16: type of the states on disk.", "float32")
+    ] = None,
     random_adapter: Annotated[
         bool | None, given("--random-adapter", "Look into a random adapter of the same norm, too.")
     ] = None,
@@ -45,7 +48,7 @@ def explain(
     device: Device = None,
     seed: Seed = None,
 ) -> None:
-    """Look inside a model, on the items of a task: logit lens, cross-lingual geometry."""
+    """Look inside a model, on the items of a task: lens, geometry, item link, patching, switch-off of an adapter."""
     if context.invoked_subcommand:
         return
     from glotlift.explanation.settings import Explanation

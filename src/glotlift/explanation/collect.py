@@ -22,6 +22,7 @@ from glotlift.explanation.link_file import check_outcomes, write_link
 from glotlift.explanation.pivot_file import write_pivots
 from glotlift.explanation.pooling import pooled_rows
 from glotlift.explanation.self_test import self_test
+from glotlift.explanation.states import in_type
 from glotlift.explanation.subject import LensOptions, Questions, Subject, looked_into, say_what_is_left_out
 from glotlift.explanation.token_sets import token_sets
 from glotlift.explanation.tuned_lens import load_tuned_lens
@@ -92,8 +93,8 @@ def explain(subject: Subject, kinds: Sequence[str], *, n_permutations: int = N_P
         pooled = PooledStates(target / "states" / variant / f"{language}.safetensors")
         states.setdefault(variant, {})[language] = pooled
         lens = LensPass(subject, variant, language, questions, sets, translators) if "lens" in kinds else None
-        pooling = () if subject.pooling == "question" else (subject.pooling,)
-        of_states = digest(identity(loaded, variant, language, questions), *pooling)
+        asked = [name for name in (subject.pooling, subject.states_dtype) if name not in ("question", "float32")]
+        of_states = digest(identity(loaded, variant, language, questions), *asked)
         wants_states = "geometry" in kinds and pooled.metadata.get("fingerprint") != of_states
         if not wants_states and (lens is None or lens.is_written):
             subject.progress(len(questions.rows))
@@ -103,6 +104,7 @@ def explain(subject: Subject, kinds: Sequence[str], *, n_permutations: int = N_P
                 self_test(loaded, variant, language)
                 tested.add(variant)
             kept = _run(subject, variant, language, questions, None if lens and lens.is_written else lens, wants_states)
+            kept = None if kept is None else in_type(kept, subject.states_dtype)
         except (ModelError, RunError) as fault:
             raise type(fault)(f"task {subject.task_key!r}, {language}: {fault}") from None
         if kept is not None:

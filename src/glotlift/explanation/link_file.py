@@ -65,7 +65,7 @@ def write_link(subject: Subject, states: dict[str, dict[str, PooledStates]], *, 
     quantities = [movement(states)] + ([earlier_crossover(folder, key, _foreign(subject))] if with_lens else [])
     outcomes = _outcomes(subject)
     n_items = sum(len(subject.prompts[code].items) for code in _foreign(subject))
-    n_known = len(outcomes) // outcomes["calibration"].nunique()
+    n_known = len(outcomes) // len(set(outcomes["calibration"]))
     if n_known < n_items:
         log.warning("item link: %d of %d items have no predictions and are left out", n_items - n_known, n_items)
     found = item_link(outcomes, pd.concat(quantities, ignore_index=True), seed=subject.seed)

@@ -29,6 +29,9 @@ KINDS = {
 Pooling = Literal["question", "position-weighted", "whole"]
 """Which tokens of a prompt the geometry's state of an item is the mean of, see `glotlift.explanation.pooling`."""
 
+StatesType = Literal["float32", "float16"]
+"""In which type the geometry's states are written; `float16` takes half the disk."""
+
 CONTROL = "random_adapter"
 """Folder, in that of an explanation, of the same explanation with a random adapter."""
 
@@ -36,6 +39,10 @@ CONTROL = "random_adapter"
 def folder_of(kind: str) -> str:
     """Return the folder of a run that a kind is written to."""
     return kind.replace("-", "_")
+
+
+BESIDE_LENS = {"components": "components", "paper_lens": "paper", "tuned_lens": "tuned_lens"}
+"""Folder of a run, beside `lens/`, that a setting of the lens has written -> that setting."""
 
 
 def _kinds(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -76,7 +83,13 @@ class ExplainSettings(LensSettings):
     limit: Count = 100
     what: Kinds = ("lens", "geometry")
     pooling: Pooling = "question"
+    states_dtype: StatesType = "float32"
     random_adapter: bool = False
+
+
+def beside_lens(settings: ExplainSettings) -> list[str]:
+    """Return the folders of `BESIDE_LENS` that are asked for."""
+    return [folder for folder, name in BESIDE_LENS.items() if "lens" in settings.what and getattr(settings, name)]
 
 
 class Explanation(ModelSettings, LensSettings):
@@ -90,6 +103,7 @@ class Explanation(ModelSettings, LensSettings):
         limit: items a language.
         what: kinds of explanation.
         pooling: tokens that the geometry's state of an item is the mean of.
+        states_dtype: type in which these states are written.
         random_adapter: also look into a random adapter of the same norm, the control of all that an adapter changes.
         seed: of the permutations, and of the random adapter.
     """
@@ -101,6 +115,7 @@ class Explanation(ModelSettings, LensSettings):
     limit: Count | None = default_of(ExplainSettings, "limit")
     what: Kinds = default_of(ExplainSettings, "what")
     pooling: Pooling = default_of(ExplainSettings, "pooling")
+    states_dtype: StatesType = default_of(ExplainSettings, "states_dtype")
     random_adapter: bool = default_of(ExplainSettings, "random_adapter")
     seed: Natural = 0
 

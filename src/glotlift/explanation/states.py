@@ -3,8 +3,9 @@
 Enters: states of a variant and a language. Leaves: one layer at a time, for the items that all languages have.
 
 A file is `geometry/<task>/states/<variant>/<language>.safetensors`: the tensor `states`, *shape* (layers + 1, items,
-hidden), of any float dtype, raw block outputs before the final norm, the embedding output first; and as metadata `ids`
-and `lengths` (tokens of each question). The file is mapped, and memory holds one layer of it, whatever its size.
+hidden), of any float dtype (upcast when it is read), raw block outputs before the final norm, the embedding output
+first; and as metadata `ids` and `lengths` (tokens of each question). The file is mapped, and memory holds one layer of
+it, whatever its size.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from glotlift.errors import DataError
+from glotlift.errors import DataError, ModelError
 from glotlift.runs import write_atomic
 from glotlift.strict_json import parse_json
 
@@ -115,6 +116,23 @@ class ArrayStates:
     def layer(self, index: int) -> np.ndarray:
         """Return the states of a layer. *Shape:* (items, hidden), fp64."""
         return np.asarray(self.array[index], np.float64)
+
+
+def in_type(states: torch.Tensor, dtype: str) -> torch.Tensor:
+    """Return states in the type that they are written in.
+
+    Args:
+        states: of any shape, fp32.
+        dtype: `float32`, or `float16`, whose largest number is 65504.
+
+    Raises:
+        ModelError: a state has no number in that type.
+    """
+    kind = getattr(torch, dtype)
+    largest, bound = float(states.abs().max()), torch.finfo(kind).max
+    if not largest <= bound:
+        raise ModelError(f"got a state of {largest:.4g}, expected at most {bound:.5g} for states_dtype {dtype}")
+    return states.to(kind)
 
 
 def write_states(path: Path, states: torch.Tensor, metadata: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from glotlift.explanation.settings import Pooling
+from glotlift.explanation.settings import Pooling, StatesType
 from glotlift.models.load import LoadedModel
 from glotlift.models.packing import TOKEN_BUDGET, Row
 from glotlift.tasks.task import AnswerSet, Item
@@ -72,6 +72,7 @@ class Subject:
         progress: called with the number of items done; in all these are variants x items of all languages.
         lens: what the lens reads.
         pooling: tokens that the geometry's state of an item is the mean of.
+        states_dtype: type in which these states are written.
     """
 
     loaded: LoadedModel
@@ -85,6 +86,7 @@ class Subject:
     progress: Callable[[int], Any] = lambda _n: None
     lens: LensOptions = field(default_factory=LensOptions)
     pooling: Pooling = "question"
+    states_dtype: StatesType = "float32"
 
 
 def looked_into(loaded: LoadedModel) -> tuple[str, ...]:

@@ -115,7 +115,8 @@ def small_multiples(frame: pd.DataFrame, panel: Panel, height: int = 96) -> Any:
     codes.sort(key=lambda code: code != "all")
     n_columns = min(5, len(codes))
     last_row = (len(codes) - 1) // n_columns
-    scale = alt.Scale(domain=[int(frame["layer"].min()), int(frame["layer"].max())], nice=False)
+    layers = np.asarray(frame["layer"])
+    scale = alt.Scale(domain=[int(layers.min()), int(layers.max())], nice=False)
     width = max(150, min(400, 830 // n_columns - 12))
     panels = []
     for position, code in enumerate(codes):

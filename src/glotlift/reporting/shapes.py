@@ -362,7 +362,7 @@ def checked_frame(
     if lacking := [name for name in wanted if name not in frame]:
         raise OutputError(f"{where}: got no column {one_of(lacking)}, expected {', '.join(wanted)}")
     if frame.empty:  # its columns have no types
-        return frame[wanted]
+        return frame.loc[:, wanted]
     for name in (*numbers, *optional):
         if not pd.api.types.is_numeric_dtype(frame[name]) or pd.api.types.is_bool_dtype(frame[name]):
             raise OutputError(f"{where}, column {name}: got {frame[name].dtype}, expected numbers")

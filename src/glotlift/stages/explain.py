@@ -17,6 +17,7 @@ from glotlift.errors import DataError, LanguageError, ModelError, RecipeError, o
 from glotlift.evaluation.settings import EvalSettings
 from glotlift.evaluation.test_sets import TestSet, read_test_sets
 from glotlift.explanation.settings import (
+    BESIDE_LENS,
     CONTROL,
     KINDS,
     ExplainSettings,
@@ -24,6 +25,7 @@ from glotlift.explanation.settings import (
     LensSettings,
     LensTraining,
     TextLens,
+    beside_lens,
     folder_of,
 )
 from glotlift.models.settings import ModelSettings
@@ -225,8 +227,9 @@ def _explain(
     total = rounds * sum(len(each.rows) for each in prompts.values())
     with track(f"explain {test_set.key}", total, "items") as advance:
         subject = Subject(
-            loaded, prompts, folder, test_set.key, english, own, seed, token_budget, advance, options, asked.pooling
-        )
+            loaded, prompts, folder, test_set.key, english, own, seed, token_budget, advance, options,
+            asked.pooling, asked.states_dtype,
+        )  # fmt: skip
         explain_kinds(subject, kinds)
 
 
@@ -264,11 +267,12 @@ EXPLAIN = Stage(
     "explain",
     "glotlift run",
     inputs=(TRAIN,),
-    outputs=(*(folder_of(kind) for kind in KINDS), CONTROL),
+    outputs=(*(folder_of(kind) for kind in KINDS), *BESIDE_LENS, CONTROL),
     fingerprint=_fingerprint,
     do=_do,
     asked=lambda run: [
         *(folder_of(kind) for kind in run.recipe.explain.what),
+        *beside_lens(run.recipe.explain),
         *([CONTROL] if run.recipe.explain.random_adapter else ()),
     ],
 )
