@@ -65,7 +65,7 @@ def switch_off_chart(frame: pd.DataFrame, task_key: str) -> Any:
     return finished(
         alt.vconcat(*rows, spacing=16),
         f"Which layers of the adapter carry its change on {task_key}",
-        "Blue, orange: against the base; grey: the tuned model; mean over languages but English, 95 % intervals",
+        "Blue, orange: against the base; grey: against the tuned; mean over languages beside English; 95 % intervals",
     )
 
 
