@@ -135,7 +135,7 @@ def glotlift(steps, batch_size):
     frame = predict(loaded, prompts["en"], "base")
     yield time.perf_counter() - begin
     taught = frame[[f"sequence_{label}" for label in prompts["en"].labels]].to_numpy()
-    taught -= taught.mean(1, keepdims=True)
+    taught = taught - taught.mean(1, keepdims=True)  # frames lend their numbers read-only
     rows = [
         ScoreRow(name, "de", row, tuple(map(float, target)))
         for name, row, target in zip(names, prompts["de"].rows, taught, strict=True)
