@@ -179,7 +179,7 @@ def test_a_run_that_is_handed_the_teacher_s_scores_counts_them_as_if_it_had_run_
     assert len(spent["passes"]) == 3 + 3 + 2 * 2 * 2
     assert steered > more - history["tokens"]
     rows = {row["run"]: row for row in csv.DictReader((folder / "sweep.csv").read_text().splitlines())}
-    assert float(rows["control"]["tokens"]) == tokens and float(rows["control"]["seconds"]) > 6000
+    assert float(rows["control"]["tokens"]) == tokens and float(rows["control"]["seconds"]) >= 6000
 
 
 def test_baselines_stand_above_the_runs_and_are_scored_once(written, tmp_path, monkeypatch):

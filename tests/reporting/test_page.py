@@ -276,7 +276,7 @@ def test_faults_name_the_file(tmp_path: Path):
     broken = tmp_path / "lens" / "base" / "sentiment" / "de.parquet"
     broken.parent.mkdir(parents=True)
     broken.write_bytes(b"PAR1")
-    with pytest.raises(OutputError, match=r"de\.parquet: cannot be read as Parquet .*, expected columns layer"):
+    with pytest.raises(OutputError, match=r"de\.parquet: cannot be read as Parquet .*, expected columns"):
         write_report(tmp_path)
 
 

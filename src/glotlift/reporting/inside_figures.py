@@ -147,7 +147,8 @@ def drawn_inside(run: RunFiles) -> Iterator[Drawn]:
     yield from _of_geometry(run)
     for key, frame in run.components.items():
         alt = f"Mass of label words in what attention and MLP of every layer add on {key}"
-        yield Drawn("components", key, alt, _COMPONENTS, component_chart(frame, key, _groups(run, frame)))
+        if (chart := component_chart(frame, key, _groups(run, frame))) is not None:
+            yield Drawn("components", key, alt, _COMPONENTS, chart)
     for key, frame in run.patching.items():
         alt = f"Share of wrong answers on {key} that English states repair, by layer"
         yield Drawn("patching", key, alt, _PATCHING, patching_chart(frame, key))

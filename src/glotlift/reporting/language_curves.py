@@ -196,7 +196,8 @@ def probe_chart(frame: pd.DataFrame, task_key: str, groups: Groups) -> Any:
 def component_chart(frame: pd.DataFrame, task_key: str, groups: Groups) -> Any:
     """Return what attention, MLP and the state between them would answer, a row each: English and own words.
 
-    The thick line is the mean over languages never tuned on; over all where nothing is known of that.
+    The thick line is the mean over languages never tuned on; over all where nothing is known of that. None where no
+    word of any language but English can be read.
 
     Args:
         frame: see `glotlift.reporting.read.RunFiles.components`.
@@ -208,6 +209,8 @@ def component_chart(frame: pd.DataFrame, task_key: str, groups: Groups) -> Any:
     # where no token begins a word of one language alone there is nothing to read, which is not the same as no mass
     most = np.asarray(frame.groupby(["language", "measure"])["value"].transform("max"))
     frame = frame.loc[most > 0]
+    if frame.empty:
+        return None
     averaged = groups.get(UNSEEN) or sorted(set(frame["language"]))
     of_mass = {text: frame.loc[frame["measure"] == mass] for mass, text in _MASSES.items()}
     panels = [
