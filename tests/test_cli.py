@@ -907,7 +907,7 @@ def test_patching_and_switch_off_are_asked_for_by_flags(cli, tiny_folder, tiny_a
 
 def test_what_the_lens_reads_beside_is_asked_for_by_flags(cli, tiny_folder, tmp_path):
     out = tmp_path / "out"
-    asked = ("--model", tiny_folder, "--languages", "en,de", "--data", "sample", "--limit", "2", "-o", out)
+    asked = ("--model", tiny_folder, "--languages", "en,de,zh", "--data", "sample", "--limit", "2", "-o", out)
     done = cli("explain", *asked, "--what", "lens", "--components", "--sequences")
     assert done.code == 0, done.err
     parts = glotlift.read_explanation(out, "components")
