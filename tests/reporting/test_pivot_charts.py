@@ -46,7 +46,9 @@ def item_link(p: float = 0.042) -> pd.DataFrame:
                                 ("earlier_crossover", pd.NA))
     ]  # fmt: skip
     frame = pd.DataFrame(rows)
-    return frame.assign(layer=frame["layer"].astype("Int64"))
+    frame = frame.assign(layer=frame["layer"].astype("Int64"))
+    raw = frame.assign(value=9.0, low=8.0, high=10.0, p=0.9)  # which the figure leaves out
+    return pd.concat([raw.assign(calibration="none"), frame.assign(calibration="batch")], ignore_index=True)
 
 
 @pytest.fixture

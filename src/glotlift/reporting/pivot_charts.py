@@ -70,6 +70,7 @@ def item_link_chart(frame: pd.DataFrame, task_key: str) -> Any:
         frame: see `glotlift.reporting.read.RunFiles.item_link`.
         task_key: name of the test set.
     """
+    frame = frame.loc[frame["calibration"] == "batch"]  # a shifted preference flips items as well
     of_layers = frame.loc[(frame["quantity"] == "towards_pivot") & (frame["language"] == "all")]
     panels = [_of_layers(of_layers.dropna(subset=["layer"]), _tested(frame))]
     for quantity, (title, unit) in _MEANS.items():
@@ -79,7 +80,7 @@ def item_link_chart(frame: pd.DataFrame, task_key: str) -> Any:
     return finished(
         alt.hconcat(*panels, spacing=24),
         f"Do the items of {task_key} that tuning puts right come nearer to English?",
-        "Items the base has wrong: those that flip to right less those that stay wrong; 95 % intervals over items",
+        "Items that the base has wrong, batch-calibrated: those that flip to right less the others; 95 % intervals",
     )
 
 

@@ -64,7 +64,7 @@ _COLUMNS = {
         ("language", "group", "mode", "measure"), ("layer", "change", *_BOUNDS, "n")
     ),
     "item_link/*/summary": _Columns(
-        ("quantity", "language"), ("n_flipped", "n_stayed", "value"), ("layer", *_BOUNDS, "p")
+        ("quantity", "language", "calibration"), ("n_flipped", "n_stayed", "value"), ("layer", *_BOUNDS, "p")
     ),
 }  # fmt: skip
 """Where files lie in the folder, a task a folder -> their columns."""
