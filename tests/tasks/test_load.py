@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from glotlift.data.read import read_items, read_table
-from glotlift.errors import TaskError
+from glotlift.errors import DataError, TaskError
 from glotlift.languages import LANGUAGES
 from glotlift.tasks.load import builtin_tasks, load_task, sample_pattern
 from tests.tasks.test_task import definition
@@ -224,6 +224,18 @@ def test_questions_are_disjoint_from_items_and_demonstrations(items, questions):
         texts = [row["text"] for row in rows]
         for item in items[code]:
             assert not any(item.fields["text"] in text or text in item.fields["text"] for text in texts), item.id
+
+
+def test_reviews_are_parallel_in_every_language():
+    found = read_items(load_task("sentiment"), "sample:reviews", tuple(load_task("sentiment").languages))
+    assert len(found) == 20
+    english = [(item.id, item.gold) for item in found["en"]]
+    assert [gold for _, gold in english].count("positive") == len(english) / 2 == 24
+    for items in found.values():
+        assert [(item.id, item.gold) for item in items] == english
+        assert len({item.fields["text"] for item in items}) == 48
+    with pytest.raises(DataError, match="'sentiment' has no bundled sample 'review'; name a folder"):
+        read_items(load_task("sentiment"), "sample:review", ("en",))
 
 
 def test_a_task_without_a_sample():

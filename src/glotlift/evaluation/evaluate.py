@@ -16,8 +16,9 @@ from typing import Any
 from glotlift.errors import ModelError
 from glotlift.evaluation.baselines import ENGLISH, Baseline, baselines_of
 from glotlift.evaluation.findings import some
+from glotlift.evaluation.journal import LabelScores
 from glotlift.evaluation.predict import score_batches, server_batches
-from glotlift.evaluation.prediction_file import PredictionFile, prediction_fingerprint
+from glotlift.evaluation.prediction_file import PredictionFile, prediction_fingerprint, read_scores
 from glotlift.evaluation.predictions import read_predictions
 from glotlift.evaluation.prompts import Prompts, prepare, prepare_texts
 from glotlift.evaluation.repeats import repeat_warnings
@@ -191,13 +192,8 @@ def _predict(
         for number, (file, each) in enumerate(zip(files, prompts.values(), strict=True)):
             share = {"process": group.index + number, "n_processes": group.count}
             if isinstance(engine, LoadedModel):
-                of_base = None
-                if variant == "tuned" and engine.readout is not None and prefix_cache:
-                    at = folder / "predictions" / "base" / test_set.key / f"{each.language}.parquet"
-                    of_base = PredictionFile(
-                        at, each, prediction_fingerprint(engine.variant_fingerprint("base"), each),
-                        scoring=settings.scoring, calibration=settings.calibration, metadata={},
-                    ).scores()  # fmt: skip
+                is_read = variant == "tuned" and engine.readout is not None and prefix_cache and not file.is_scored
+                of_base = _of_base(engine, each, folder, test_set.key) if is_read else None
                 batches = partial(
                     score_batches, engine, each, variant, token_budget=settings.token_budget,
                     batch_size=None if settings.batch_size == "auto" else settings.batch_size,
@@ -211,6 +207,12 @@ def _predict(
     group.wait()
     for file in files if group.count > 1 and group.is_first else ():
         file.finish()
+
+
+def _of_base(engine: LoadedModel, prompts: Prompts, folder: Path, key: str) -> dict[int, LabelScores] | None:
+    """Return what the base said of prompts, to which a readout is added; None where it was not asked."""
+    path = folder / "predictions" / "base" / key / f"{prompts.language}.parquet"
+    return read_scores(path, prompts, prediction_fingerprint(engine.variant_fingerprint("base"), prompts))
 
 
 def _prompts(engine: LoadedModel | Server, test_set: TestSet, scoring: str) -> dict[str, Prompts]:

@@ -103,18 +103,6 @@ class PredictionFile:
             self._journal.append(found)
             advance(progress, found.keys() - done.keys(), self._prompts)
 
-    def scores(self) -> dict[int, LabelScores] | None:
-        """Return all scores as `score_batches` numbers them; None if some are missing."""
-        if not self.is_scored:
-            return None
-        frame, kept = read_parquet(self._path)
-        labels, free = self._prompts.labels, kept["content_free"]
-        found = {name: frame[columns].to_numpy().tolist() for name in LabelScores.__dataclass_fields__
-                 if set(columns := [f"{name}_{label}" for label in labels]) <= set(frame.columns)}  # fmt: skip
-        rows = [{name: tuple(values[row]) for name, values in found.items()} for row in range(len(frame))]
-        rows += [{name: tuple(values) for name, values in each.items()} for each in free]
-        return {index: LabelScores(**{"prefix_mass": (), **row}) for index, row in enumerate(rows)}
-
     def finish(self) -> None:
         """Write the file from the journals of all processes; or decide anew where its scores were kept."""
         if not self.is_scored:
@@ -132,3 +120,24 @@ class PredictionFile:
         items = self._prompts.items
         frame["text"], frame["text_digest"] = [text_of(item) for item in items], [text_digest(item) for item in items]
         write_parquet(self._path, frame, {**self._about, "content_free": content_free})
+
+
+def read_scores(path: Path, prompts: Prompts, fingerprint: str) -> dict[int, LabelScores] | None:
+    """Return all scores of a prediction file as `score_batches` numbers them; None if it is not there or of others.
+
+    Args:
+        path: the file.
+        prompts: what was scored.
+        fingerprint: see `prediction_fingerprint`.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    if parquet_metadata(path).get("fingerprint") != fingerprint:
+        return None
+    frame, about = read_parquet(path)
+    columns = {name: [f"{name}_{label}" for label in prompts.labels] for name in LabelScores.__dataclass_fields__}
+    found = {name: frame[each].to_numpy().tolist() for name, each in columns.items() if set(each) <= set(frame)}
+    rows = [{name: tuple(values[row]) for name, values in found.items()} for row in range(len(frame))]
+    rows += [{name: tuple(values) for name, values in each.items()} for each in about["content_free"]]
+    return {index: LabelScores(**{"prefix_mass": (), **row}) for index, row in enumerate(rows)}

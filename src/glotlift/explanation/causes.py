@@ -13,41 +13,24 @@ killed goes on where it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
 import pandas as pd
 
-from glotlift.errors import LanguageError
 from glotlift.explanation.answers import Asked
 from glotlift.explanation.carriers import summarise_switch_off
 from glotlift.explanation.collect import identity
 from glotlift.explanation.patching import Held, hold, patch_language
 from glotlift.explanation.repairs import summarise_patching
 from glotlift.explanation.self_test import self_test
+from glotlift.explanation.settings import PATCHED_FROM, check_languages
 from glotlift.explanation.subject import Subject, looked_into
 from glotlift.explanation.switch_off import switch_off_language
 from glotlift.models.adapters import adapter_parts
 from glotlift.models.fingerprints import digest
 from glotlift.runs import parquet_metadata, read_parquet, write_parquet
-
-PIVOT = "en"
-"""Language whose states are put into the others'."""
-
-
-def check_languages(kinds: Sequence[str], languages: Iterable[str]) -> None:
-    """Refuse to patch without English or without another language; needs no model.
-
-    Raises:
-        LanguageError: there is no English to patch with, or nothing beside it.
-    """
-    codes = list(languages)
-    if "patching" in kinds and (PIVOT not in codes or len(codes) < 2):
-        raise LanguageError(
-            f"patching: got the languages {' '.join(codes)}, expected English, whose states it puts into the others, "
-            "and at least one other"
-        )
 
 
 def check(subject: Subject, kinds: Sequence[str]) -> None:
@@ -77,9 +60,9 @@ def explain(subject: Subject, kinds: Sequence[str]) -> None:
 
 
 def _patch(subject: Subject) -> None:
-    others = [code for code in subject.prompts if code != PIVOT]
+    others = [code for code in subject.prompts if code != PATCHED_FROM]
     folder = subject.folder / "patching" / subject.task_key
-    english = cast(Asked, subject.prompts[PIVOT])
+    english = cast(Asked, subject.prompts[PATCHED_FROM])
     frames, fingerprints = [], []
     for variant in looked_into(subject.loaded):
         held: list[Held] = []
@@ -93,7 +76,7 @@ def _patch(subject: Subject) -> None:
             )
 
         for code in others:
-            parts = [_of(subject, variant, each) for each in (code, PIVOT)]
+            parts = [_of(subject, variant, each) for each in (code, PATCHED_FROM)]
             fingerprints.append(digest(*parts, subject.seed))
             frames.append(_kept(subject, folder / variant / f"{code}.parquet", fingerprints[-1], code, patched))
         subject.progress(len(english.rows))

@@ -71,6 +71,10 @@ def write_link(subject: Subject, states: dict[str, dict[str, PooledStates]], *, 
     found = item_link(outcomes, pd.concat(quantities, ignore_index=True), seed=subject.seed)
     write_parquet(target, found, {"fingerprint": fingerprint, "pooling": subject.pooling})
     for row in found.loc[(found["language"] == "all") & found["layer"].isna()].to_dict("records"):
+        if not row["n_flipped"] or not row["n_stayed"]:
+            log.info("item link, %s, calibration %s: %d items flip and %d stay wrong, expected some of both to compare",
+                     *(row[name] for name in ("quantity", "calibration", "n_flipped", "n_stayed")))  # fmt: skip
+            continue
         said = "item link, %s, calibration %s: %+.3f, %d items that flip less %d that stay wrong; "
         numbers = (row[name] for name in ("quantity", "calibration", "value", "n_flipped", "n_stayed"))
         log.info(said + "95 %% interval %.3f to %.3f, p %.3f", *numbers, row["low"], row["high"], row["p"])

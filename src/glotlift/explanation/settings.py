@@ -7,11 +7,12 @@ Kinds of one module are handed over together and share a pass.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
-from glotlift.errors import one_of
+from glotlift.errors import LanguageError, one_of
 from glotlift.fields import Codes, Count, Location, Names, Natural, default_of
 from glotlift.languages import resolve
 from glotlift.models.settings import ModelSettings
@@ -39,6 +40,24 @@ CONTROL = "random_adapter"
 def folder_of(kind: str) -> str:
     """Return the folder of a run that a kind is written to."""
     return kind.replace("-", "_")
+
+
+PATCHED_FROM = "en"
+"""Language whose states are put into the others'."""
+
+
+def check_languages(kinds: Sequence[str], languages: Iterable[str]) -> None:
+    """Refuse to patch without English or without another language; needs no model.
+
+    Raises:
+        LanguageError: there is no English to patch with, or nothing beside it.
+    """
+    codes = list(languages)
+    if "patching" in kinds and (PATCHED_FROM not in codes or len(codes) < 2):
+        raise LanguageError(
+            f"patching: got the languages {' '.join(codes)}, expected English, whose states it puts into the others, "
+            "and at least one other"
+        )
 
 
 BESIDE_LENS = {"components": "components", "paper_lens": "paper", "tuned_lens": "tuned_lens"}

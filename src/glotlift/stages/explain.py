@@ -26,6 +26,7 @@ from glotlift.explanation.settings import (
     LensTraining,
     TextLens,
     beside_lens,
+    check_languages,
     folder_of,
 )
 from glotlift.models.settings import ModelSettings
@@ -55,7 +56,6 @@ def explain(explanation: Explanation | None = None, *, output_path: str | Path, 
     Raises:
         UserError: a setting, the task, its rows, the model or the adapter is at fault.
     """
-    from glotlift.explanation.causes import check_languages
     from glotlift.reporting.figures import write_explanation
 
     asked = explanation or validate(Explanation, settings, "explain", RecipeError)
@@ -151,8 +151,6 @@ def explained(recipe: Recipe, test_sets: Mapping[str, TestSet]) -> TestSet:
         LanguageError: a language to explain is not evaluated, or patching lacks English or another language.
         TaskError: the task has no answer words of a language's own.
     """
-    from glotlift.explanation.causes import check_languages
-
     settings = recipe.explain
     name = settings.task or next(iter(test_sets))
     if name not in test_sets:
