@@ -183,6 +183,13 @@ def test_components_show_masses_and_leave_out_what_cannot_be_read():
     to_svg(chart)
 
 
+def test_there_is_no_chart_of_components_that_cannot_be_read():
+    frame = components()
+    assert (
+        component_chart(frame.assign(mean=frame["mean"].where(frame["language"] == "en", 0.0)), "mood", GROUPS) is None
+    )
+
+
 @pytest.mark.parametrize("values", [[0.5] * 4, [0.0, 0.0, 0.01, 1.0], [1.0] * 4, [0.1, 0.5, 0.9, 1.0], [0.3]])
 def test_codes_stand_in_order_apart_and_between_the_ends(values):
     found = spaced(np.array(values), 0.1, (0.05, 0.95))

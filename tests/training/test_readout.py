@@ -113,18 +113,25 @@ def test_a_teacher_that_teaches_nothing_leaves_the_model_as_it_is():
 
 
 def test_what_is_judged_was_chosen_on_other_questions():
-    """Two ways to read, each right on some folds only: a fold is read by what is best on the others."""
+    """Ways to read that are right on some folds: every fold is read by what is best on the other four."""
     made, _ = stated(codes=("en", "de"))
     blocks, _ = _blocks(made, 3, {f"q{number}": number % 5 for number in range(40)})
     (asked,) = left_out = [each for each in blocks if each.language == "de"]
-    first = asked.fold == 0
-    one = np.where(first[:, None], -asked.taught, asked.taught)
-    other = np.where(first[:, None], asked.taught, 0.0)
-    tried = [Tried(1, 1.0, 0.0, 0.0, [one]), Tried(2, 1.0, 0.0, 0.0, [other])]
+
+    def right_on(*folds):
+        noise = 0.1 * np.random.default_rng(sum(folds)).normal(size=asked.taught.shape)
+        return Tried(
+            1, 1.0, 0.0, 0.0, [np.where(np.isin(asked.fold, folds)[:, None], asked.taught, -asked.taught) + noise]
+        )
+
+    tried = [right_on(0), right_on(1, 2), right_on(0, 3, 4)]
     (read,) = _read_by_the_others_choice(tried, left_out)
-    np.testing.assert_array_equal(read, one)  # on the first fold the other is right, and the others say nothing of it
-    (read,) = _read_by_the_others_choice(tried[1:], left_out)
-    np.testing.assert_array_equal(read, other)
+    for fold in range(5):
+        rows, others = asked.fold == fold, asked.fold != fold
+        best = max(tried, key=lambda one: agreement(one.scores[0][others], asked.taught[others]))
+        np.testing.assert_array_equal(read[rows], best.scores[0][rows])
+    (first, third) = (np.abs(read - each.scores[0]).max(1) == 0 for each in (tried[1], tried[2]))
+    assert set(asked.fold[first]) == {0, 3, 4} and set(asked.fold[third]) == {1, 2}  # each where it is wrong
 
 
 def test_the_agreement_that_is_told_is_no_better_than_that_of_the_best():
