@@ -26,6 +26,10 @@ N_TOP = 5
 _BLOCK = 64
 """Tokens whose maximum is looked at first in the search for the most likely ones."""
 
+_SMALLEST = -87.0
+"""Logits below the largest where exp ends: what it makes of smaller ones is no normal fp32 number, and takes a CPU 40
+times as long. Early layers have many of them."""
+
 
 @dataclass(frozen=True)
 class Distributions:
@@ -104,7 +108,8 @@ def distributions(
             tops.append((values, found + start))
             if best is not None:
                 inside = wanted[(wanted >= start) & (wanted < start + tile.shape[1])] - start
-                n_above += (tile > best).sum(1) - (tile[:, inside] > best).sum(1)
+                is_above = torch.gt(tile, best, out=torch.empty_like(tile))  # sums of bools are slow
+                n_above += is_above.sum(1) - is_above[:, inside].sum(1)
             parts.append(_sums(tile, values[:, :1], n_items))
         most, mass, moment, cross = (torch.stack(part) for part in zip(*parts, strict=True))
     likely = torch.cat([values for values, _ in tops], 1)
@@ -141,7 +146,7 @@ def _sums(tile: Tensor, most: Tensor, n_items: int) -> tuple[Tensor, Tensor, Ten
         item's last state. *Shape:* (items x states,) each.
     """
     shifted = tile.sub_(most)
-    weights = shifted.exp()
+    weights = shifted.clamp(min=_SMALLEST).exp_()
     by_item = shifted.unflatten(0, (n_items, -1))
     of_last = weights.unflatten(0, (n_items, -1))[:, -1, :, None]
     cross = torch.bmm(by_item, of_last).flatten()
