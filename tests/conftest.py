@@ -15,11 +15,14 @@ import torch  # noqa: E402
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers  # noqa: E402
 from tokenizers.models import BPE  # noqa: E402
 from transformers import (  # noqa: E402
+    CohereConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
+    MiniCPM3Config,
     MistralConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -56,6 +59,21 @@ FAMILIES = {
         vocab_size=600, n_embd=32, n_layer=3, n_head=4, n_positions=1024, embd_pdrop=0, attn_pdrop=0, resid_pdrop=0
     ),  # fmt: skip
     "gpt_neox": GPTNeoXConfig(**_SHAPE, intermediate_size=48),
+}
+_TIED = {**_SHAPE, "num_key_value_heads": 4, "intermediate_size": 48, "tie_word_embeddings": True}
+# what these do to states or logits around the head is in no config key that two of them read alike
+SCALED = {
+    "cohere": CohereConfig(**_TIED, logit_scale=0.25, pad_token_id=0),
+    "granite": GraniteConfig(**_TIED, logits_scaling=4.0),
+    "minicpm3": MiniCPM3Config(
+        **_TIED,
+        dim_model_base=8,
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_nope_head_dim=8,
+        qk_rope_head_dim=8,
+        v_head_dim=8,
+    ),
 }
 
 
@@ -113,7 +131,7 @@ def random_model(family: str) -> torch.nn.Module:
     """Return a random model whose outputs are far from uniform, so that a wrong mask or position shows."""
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        model = AutoModelForCausalLM.from_config(FAMILIES[family]).eval()
+        model = AutoModelForCausalLM.from_config((FAMILIES | SCALED)[family]).eval()
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2:
                 parameter.data.mul_(2.0 if "embed" in name or "wte" in name else 6.0)

@@ -9,7 +9,6 @@ from functools import cache
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import CohereConfig, GraniteConfig, MiniCPM3Config
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from glotlift.data.read import read_items
@@ -17,31 +16,7 @@ from glotlift.evaluation.prompts import prepare
 from glotlift.evaluation.settings import EvalTask
 from glotlift.models.load import LoadedModel
 from glotlift.tasks.load import load_task
-
-_SHAPE = {
-    "vocab_size": 600,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 1024,
-    "tie_word_embeddings": True,
-}
-# what these do to states or logits around the head is in no config key that two of them read alike
-SCALED = {
-    "cohere": CohereConfig(**_SHAPE, logit_scale=0.25, pad_token_id=0),
-    "granite": GraniteConfig(**_SHAPE, logits_scaling=4.0),
-    "minicpm3": MiniCPM3Config(
-        **_SHAPE,
-        dim_model_base=8,
-        q_lora_rank=16,
-        kv_lora_rank=16,
-        qk_nope_head_dim=8,
-        qk_rope_head_dim=8,
-        v_head_dim=8,
-    ),
-}
+from tests.conftest import SCALED
 
 
 @pytest.fixture(scope="session")

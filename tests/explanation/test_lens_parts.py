@@ -21,8 +21,7 @@ from glotlift.models.anatomy import decoder_layers
 from glotlift.models.head import head_logits
 from glotlift.models.labels import released_tokens
 from glotlift.runs import parquet_metadata
-from tests.conftest import FAMILIES
-from tests.explanation.conftest import SCALED
+from tests.conftest import FAMILIES, SCALED
 from tests.explanation.test_lens import plain
 
 

@@ -15,7 +15,7 @@ from glotlift.models.anatomy import decoder_layers, final_norm
 from glotlift.models.forward import run
 from glotlift.models.packing import Row, plan_batches, shared_length
 from glotlift.tasks.load import load_task
-from tests.conftest import FAMILIES
+from tests.conftest import FAMILIES, SCALED
 
 
 def _prompts(loaded, task="sentiment", language="en", answers="own", limit=7, num_fewshot=None):
@@ -36,7 +36,7 @@ def _scores(frame):
     return frame[[column for column in frame if column.startswith(("sequence_", "prefix_mass_"))]].to_numpy()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *SCALED])
 @pytest.mark.parametrize(("task", "language"), [("sentiment", "en"), ("nli", "th")])
 def test_equals_plain_forward(tiny, family, task, language):
     loaded = tiny(family)
@@ -45,7 +45,7 @@ def test_equals_plain_forward(tiny, family, task, language):
     plain = predict(loaded, prompts, "base", prefix_cache=False)
     assert list(cached["predicted"]) == list(plain["predicted"])
     np.testing.assert_allclose(_scores(cached), _scores(plain), atol=2e-4, rtol=2e-4)
-    assert np.ptp(_scores(plain), axis=0).max() > 1e-2  # the model does tell items apart, so equality says something
+    assert np.ptp(_scores(plain), axis=0).max() > 5e-3  # the model does tell items apart, so equality says something
 
 
 @pytest.mark.parametrize("family", ["gemma3", "gpt2"])

@@ -20,7 +20,7 @@ from glotlift.training.replay import Replay, replay_rows
 from glotlift.training.settings import TrainSettings
 from glotlift.training.teacher import Answers, teacher_targets
 from glotlift.training.tune import tune
-from tests.conftest import FAMILIES, random_model
+from tests.conftest import FAMILIES, SCALED, random_model
 
 TEXTS = ("It is good.", "Not at all what we had hoped for, sadly.", "Fine", "A kettle that boils and boils and boils.")
 SETTINGS = {
@@ -45,7 +45,7 @@ def scores_of(loaded, prompts, variant="base"):
     return scores - scores.mean(1, keepdims=True)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *SCALED])
 def test_scores_with_gradients_are_those_of_evaluation(tiny, family):
     """Words of several tokens, sliding windows, a soft-cap: in one sequence as in the cached pass."""
     loaded = tiny(family)
@@ -122,16 +122,25 @@ def test_its_own_answers_teach_a_language_nothing(tiny, tmp_path):
     assert np.abs(after - before).mean() < 0.1  # Adam makes steps of rounding errors, too
 
 
-def test_replay_starts_at_no_divergence_and_sees_one(tiny):
-    loaded = dataclasses.replace(tiny("llama"), model=random_model("llama"))
+@pytest.mark.parametrize("family", ["llama", "gemma2", "minicpm3"])
+def test_replay_starts_at_no_divergence_and_then_is_that_of_the_models_own_logits(tiny, family):
+    loaded = dataclasses.replace(tiny(family), model=random_model(family))
     rows = asked(loaded)["en"].rows
     held = replay_rows(loaded.model, list("abcd"), ["en"] * 4, rows, 3)
     objective = Replay(loaded.model)
     batch = objective.collate(held)
     assert objective.loss(loaded.model, batch).item() == pytest.approx(0, abs=1e-4)
     assert batch["states"].shape == (sum(row.weight for row in held), 32)
-    next(iter(loaded.model.model.layers)).mlp.down_proj.weight.data.mul_(1.5)
-    assert objective.loss(loaded.model, batch).item() > 0.01
+
+    def own():
+        with torch.no_grad():
+            return loaded.model(**batch["given"], use_cache=False).logits[0, batch["columns"]].log_softmax(-1)
+
+    before = own()
+    next(iter(loaded.model.model.layers)).mlp.gate_proj.weight.data.mul_(1.5)
+    apart = torch.nn.functional.kl_div(own(), before, reduction="sum", log_target=True).item()
+    assert apart > 1e-3
+    assert objective.loss(loaded.model, batch).item() == pytest.approx(apart, rel=1e-3)
 
 
 def test_contrastive_draws_questions_to_their_english_version(tiny, tmp_path):

@@ -20,7 +20,7 @@ from glotlift.training import merge as module
 from glotlift.training.merge import merge_adapter, merge_tolerance
 from glotlift.training.rows import IGNORED, tokenize_pairs
 from glotlift.training.settings import TrainSettings
-from tests.conftest import FAMILIES
+from tests.conftest import FAMILIES, SCALED
 
 TIED = LlamaConfig(**{**FAMILIES["llama"].to_dict(), "tie_word_embeddings": True})
 
@@ -105,11 +105,11 @@ def stored_kinds(folder):
         return {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "gpt_neox", "minicpm3"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_plain_transformers_gives_the_certificates_logits(tmp_path, sentencepiece_style, pairs, family, dtype):
     kind = getattr(torch, dtype)
-    base = random_base(tmp_path / "base", sentencepiece_style, FAMILIES[family], kind)
+    base = random_base(tmp_path / "base", sentencepiece_style, (FAMILIES | SCALED)[family], kind)
     adapter = random_adapter(base, tmp_path / "adapter", target_modules="all-linear")
     certificate = merged(base, adapter, tmp_path / "merged", pairs)
     assert stored_kinds(tmp_path / "merged") == stored_kinds(base)

@@ -12,7 +12,7 @@ from glotlift.training.head_loss import can_stream
 from glotlift.training.rows import tokenize_pairs
 from glotlift.training.settings import TrainSettings
 from glotlift.training.translation import Translation
-from tests.conftest import FAMILIES, random_model
+from tests.conftest import FAMILIES, SCALED, random_model
 
 
 def _rows(loaded, n=6):
@@ -54,7 +54,7 @@ def _own_loss(model, batch):
     return model(**{key: value for key, value in batch.items() if key != "ids"}).loss
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *SCALED])
 def test_loss_and_gradients_of_the_adapter_equal_the_models_own_in_fp64(tiny, family, monkeypatch):
     """In tiles of a few tokens; Gemma 2 has a soft-cap behind its head, whose slope counts."""
     model, batch = _tuned(family), _batch(tiny, family)

@@ -121,7 +121,7 @@ def _given_to_head(model: nn.Module, states: Tensor) -> Tensor:
     """Return what the head is given of final states: the same, or scaled (MiniCPM). *Shape:* as `states`."""
     whole = base_model(model)
     output = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states[None])  # pyright: ignore
-    with _replaced_forward(whole.base_model, lambda *_arguments, **_options: output), final_states(model) as seen:
+    with _replaced_forward(whole.base_model, lambda *_arguments, **_options: output), given_to_head(model) as seen:
         whole(input_ids=torch.zeros(1, len(states), dtype=torch.long, device=states.device))
     return seen[0][0]
 
@@ -184,7 +184,7 @@ def head_positions(model: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[
 
 
 @contextmanager
-def final_states(model: nn.Module) -> Iterator[list[Tensor]]:
+def given_to_head(model: nn.Module) -> Iterator[list[Tensor]]:
     """Keep the states that the head is given in passes of the model, and let the head give almost nothing.
 
     The model is run as a whole, so that what wraps it (data-parallel training) sees the pass.
@@ -200,3 +200,18 @@ def final_states(model: nn.Module) -> Iterator[list[Tensor]]:
 
     with _replaced_forward(language_model_head(model), keep):
         yield seen
+
+
+@contextmanager
+def final_states(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Keep the states behind the final norm in passes of the model: what `head_logits` and `token_logits` take.
+
+    They are what the head is given, unless the model scales them first (MiniCPM). Yields as `given_to_head`.
+    """
+    seen: list[Tensor] = []
+    handle = base_model(model).base_model.register_forward_hook(lambda _module, _args, output: seen.append(output[0]))
+    try:
+        with given_to_head(model):
+            yield seen
+    finally:
+        handle.remove()

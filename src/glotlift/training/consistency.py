@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from glotlift.models.head import behind_head, head_logits, language_model_head
+from glotlift.models.head import head_logits, token_logits
 from glotlift.models.packing import Row
 from glotlift.models.together import lay_together, states_together
 from glotlift.training.objective import Part
@@ -122,11 +122,10 @@ def label_scores(
     inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     tokens = sorted({token for paths in steps for path in paths for _, token in path})
     column = {token: index for index, token in enumerate(tokens)}
-    chosen = torch.tensor(tokens, device=states.device)
-    roots = token_logits(inner, states[[each[0] for each in nodes]], chosen).float()
+    roots = token_logits(inner, states[[each[0] for each in nodes]], tokens)
     deep = [place for each in nodes for place in each[1:]]
     # a root's normalizer is common to all labels and goes with their mean; deeper ones are not
-    below = head_logits(inner, states[deep]).float().log_softmax(-1)[:, chosen] if deep else None
+    below = head_logits(inner, states[deep]).float().log_softmax(-1)[:, tokens] if deep else None
     found, first = [], 0
     for index, (own, paths) in enumerate(zip(nodes, steps, strict=True)):
         scores = []
@@ -140,15 +139,6 @@ def label_scores(
         first += len(own) - 1
     scores = torch.stack(found)
     return scores - scores.mean(1, keepdim=True)
-
-
-def token_logits(model: nn.Module, states: Tensor, tokens: Tensor) -> Tensor:
-    """Return the logits of some tokens. *Shape:* (positions, hidden) -> (positions, tokens)."""
-    head: Any = language_model_head(model)
-    if type(head) is not nn.Linear or hasattr(head, "_hf_hook"):
-        return head_logits(model, states)[:, tokens]
-    bias = None if head.bias is None else head.bias[tokens]
-    return behind_head(model, nn.functional.linear(states, head.weight[tokens], bias))
 
 
 def score_rows(

@@ -26,7 +26,7 @@ def head_loss(model: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         model: a causal language model whose head is `can_stream`.
-        states: behind the final norm. *Shape:* (positions, hidden).
+        states: what the head is given. *Shape:* (positions, hidden).
         targets: the token that is right at each. *Shape:* (positions,).
     """
     return _HeadLoss.apply(states, targets, model)  # pyright: ignore[reportReturnType]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from glotlift.data.questions import QuestionPair
-from glotlift.models.head import final_states, head_positions
+from glotlift.models.head import given_to_head, head_positions
 from glotlift.models.load import LoadedModel
 from glotlift.training.head_loss import can_stream, head_loss
 from glotlift.training.objective import Part
@@ -67,7 +67,7 @@ def target_loss(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
     inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     read = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "use_cache": False}
     if can_stream(inner):
-        with final_states(inner) as seen:
+        with given_to_head(inner) as seen:
             model(**read)
         return head_loss(inner, seen[0][rows, columns], targets)
     with head_positions(inner, rows, columns):
