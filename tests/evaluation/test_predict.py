@@ -408,3 +408,19 @@ def test_a_readout_adds_to_the_models_scores_or_stands_alone(tiny, own):
             assert tuned.loc[index, f"sequence_{label}"] == pytest.approx(expected, abs=2e-4)
             mass = plain.loc[index, f"prefix_mass_{label}"] ** own * read[position].exp().item()
             assert tuned.loc[index, f"prefix_mass_{label}"] == pytest.approx(mass, rel=1e-3)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_readout_without_weight_runs_nothing_where_the_bases_scores_are_known(tiny, weight):
+    base = tiny("llama")
+    prompts = _prepare(base)
+    readout = Readout(1, ("positive", "negative"), torch.zeros(32), torch.full((32, 2), weight))
+    loaded = dataclasses.replace(base, readout=readout, adapter_fingerprint="readout")
+    known = {index: scores for batch in score_batches(base, prompts, "base") for index, scores in batch.items()}
+    ran = []
+    hook = decoder_layers(base.model)[0].register_forward_hook(lambda *_: ran.append(True))
+    batches = list(score_batches(loaded, prompts, "tuned", of_base=known))
+    hook.remove()
+    found = {index: scores for batch in batches for index, scores in batch.items()}
+    assert (found == known) == (not ran) == (weight == 0.0)
+    assert found.keys() == known.keys()

@@ -107,7 +107,7 @@ def score_batches(
         keep_states: called with the index of a row and its states at the last prompt token, *shape* (layers + 1,
             hidden), fp32: a tap of the cached pass.
         of_base: what `base` says of all rows, where it is known: a readout is added to that, and no block behind its
-            layer has to run.
+            layer has to run, or none at all if it has no weight.
     """
     rows = [*prompts.rows, *prompts.content_free]
     if prefix_cache:
@@ -123,6 +123,9 @@ def score_batches(
         if not prefix_cache:
             raise ModelError("got --no-prefix-cache with a readout, expected the cached pass, which taps its states")
     with loaded.as_variant(variant, prompts.language) as model:
+        if readout is not None and not readout.is_used and of_base is not None:
+            yield from ({index: of_base[index] for index in batch} for batch in share)
+            return
         if readout is not None and (of_base is not None or not readout.own):
             yield from _read_only(model, readout, rows, prompts, share, token_budget, of_base)
             return

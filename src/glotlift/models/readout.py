@@ -40,6 +40,11 @@ class Readout:
     direction: Tensor
     own: float = 1.0
 
+    @property
+    def is_used(self) -> bool:
+        """Whether it says anything; else the model answers as without it."""
+        return bool(self.direction.any())
+
     def scores(self, last_states: Tensor) -> Tensor:
         """Return label scores in nats, summing to 0 over the labels.
 
