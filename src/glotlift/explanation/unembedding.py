@@ -109,7 +109,7 @@ def distributions(
             if best is not None:
                 inside = wanted[(wanted >= start) & (wanted < start + tile.shape[1])] - start
                 is_above = torch.gt(tile, best, out=torch.empty_like(tile))  # sums of bools are slow
-                n_above += is_above.sum(1) - is_above[:, inside].sum(1)
+                n_above += is_above.sum(1) - is_above[:, inside].sum(1)  # `best` may be above itself by rounding
             parts.append(_sums(tile, values[:, :1], n_items))
         most, mass, moment, cross = (torch.stack(part) for part in zip(*parts, strict=True))
     likely = torch.cat([values for values, _ in tops], 1)
