@@ -3,7 +3,8 @@
     python recipes/split_amazon.py paper-data amazon
 
 Rows are parallel in all languages. Every second one goes into `questions_<lang>.jsonl`, without its answer, in English
-and the languages named; the others are `test_<lang>.jsonl` in all languages, with English labels.
+and the languages named; the others are `test_<lang>.jsonl` in all languages, with English labels. The questions with
+their answers are `labelled_<lang>.jsonl`, which no run reads but the control `gold`.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ def split(source: Path, target: Path) -> None:
     for code, texts in rows.items():
         if len(texts) != len(gold):
             raise SystemExit(f"{files[code]}: got {len(texts)} rows, expected the {len(gold)} of English")
-        questions = [{"id": str(n), "text": row["input"]} for n, row in enumerate(texts) if n % 2]
-        tests = [{"id": str(n), "text": row["input"], "gold": gold[n]} for n, row in enumerate(texts) if not n % 2]
-        _write(target / f"test_{code}.jsonl", tests)
+        labelled = [{"id": str(n), "text": row["input"], "gold": gold[n]} for n, row in enumerate(texts)]
+        _write(target / f"test_{code}.jsonl", labelled[::2])
         if code in QUESTIONS_IN:
+            questions = [{"id": row["id"], "text": row["text"]} for row in labelled[1::2]]
             _write(target / f"questions_{code}.jsonl", questions)
+            _write(target / f"labelled_{code}.jsonl", labelled[1::2])
 
 
 def _write(file: Path, rows: list[dict[str, str]]) -> None:

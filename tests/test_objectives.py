@@ -237,6 +237,7 @@ def test_the_ceiling_reads_them_and_says_so(recipe, tmp_path, caplog):
     source = questions(tmp_path / "questions", gold=False)
     with pytest.raises(DataError, match="label"):
         train(recipe(source, objective="readout", control="gold"), tmp_path / "none")
+    assert not (tmp_path / "none" / "teacher").exists()  # said before the model is asked anything
 
 
 def test_teacher_scores_are_computed_once(recipe, tmp_path):

@@ -10,7 +10,7 @@ from glotlift.evaluation.baselines import baselines_of
 from glotlift.evaluation.test_sets import read_test_sets
 from glotlift.languages import resolve
 from glotlift.recipe import load_recipe
-from glotlift.stages.data import parallel_questions
+from glotlift.stages.data import check_questions, parallel_questions
 from glotlift.sweeps import load_sweep
 
 ROOT = Path(__file__).parents[1]
@@ -97,6 +97,16 @@ def test_items_of_a_split_are_parallel_and_never_on_both_sides(tmp_path, monkeyp
     assert [item.fields[first] for item in found["oracle"].items["de"]] == [
         item.fields[first] for item in test_set.items["en"]
     ]
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_run_of_a_sweep_finds_what_it_learns_from(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    runpy.run_path("recipes/split_amazon.py")["split"](released(tmp_path / "paper-data"), Path("amazon"))
+    _, planned = load_sweep(path)
+    for each in planned:
+        check_questions(each.recipe)
 
 
 def test_files_that_are_not_there_are_named(tmp_path):

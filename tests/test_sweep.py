@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from glotlift.cli import app
-from glotlift.errors import RecipeError
+from glotlift.errors import DataError, RecipeError
 from glotlift.stages import sweep as stage
 from glotlift.sweeps import load_sweep
 from tests.test_objectives import questions
@@ -132,6 +132,15 @@ def test_a_run_s_preset_takes_the_place_of_the_recipe_s_objective(written):
 def test_what_is_at_fault_is_said_before_anything_runs(written, content, recipe, sentence):
     with pytest.raises(RecipeError, match=sentence.replace(".", r"\.").replace("[", r"\[")):
         load_sweep(written(recipe, **content))
+
+
+def test_a_run_that_lacks_what_it_learns_from_is_named_before_another_one_trains(written, tmp_path):
+    runs = [{"name": "plain"}, {"name": "ceiling", "train": {"objective": "readout", "control": "gold"}}]
+    path = written(runs=runs)
+    questions(tmp_path / "questions", gold=False)
+    with pytest.raises(DataError, match="run 'ceiling': .*no gold column"):
+        stage.sweep(path, tmp_path / "few")
+    assert not list((tmp_path / "few").rglob("*.*"))
 
 
 def cost(folder, run, seed=0):

@@ -15,6 +15,7 @@ from typing import Any
 from glotlift.data.audit import audit_pairs
 from glotlift.data.parallel import dump_questions, in_common, read_questions
 from glotlift.data.questions import QuestionPair, balance_pairs, dump_pairs, load_pairs, pivot, read_pairs
+from glotlift.data.read import read_items
 from glotlift.errors import DataError, RecipeError
 from glotlift.evaluation.test_sets import TestSet, contents
 from glotlift.recipe import Recipe
@@ -74,7 +75,31 @@ def parallel_questions(recipe: Recipe) -> str:
     task = load_task(settings.task)
     files = read_questions(task, settings.source, ("en", *settings.languages), settings.columns)
     names = in_common(files)[: settings.limit]
+    if recipe.train.control == "gold":
+        right_answers(recipe, names)  # that there are none shows before the model is asked anything
     return dump_questions(files, names)
+
+
+def right_answers(recipe: Recipe, names: Sequence[str]) -> dict[str, int]:
+    """Return question -> number of its right label, for the control `gold`: the only place where one is learned from.
+
+    Raises:
+        DataError: the questions have no right answers.
+    """
+    task = load_task(recipe.data.task)
+    items = read_items(task, recipe.data.source, ("en",), columns=recipe.data.columns)["en"]
+    gold: Mapping[str, Any] = {item.id: item.gold for item in items}
+    return {name: task.labels.index(gold[name]) for name in names}
+
+
+def check_questions(recipe: Recipe) -> None:
+    """Read all that a recipe learns from, so that its faults show.
+
+    Raises:
+        UserError: see `question_pairs` and `parallel_questions`.
+    """
+    question_pairs(recipe)
+    parallel_questions(recipe)
 
 
 def audit_of(recipe: Recipe, pairs: Sequence[QuestionPair], test_sets: Mapping[str, TestSet]) -> dict[str, Any]:

@@ -18,15 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from glotlift.data.parallel import load_questions
 from glotlift.data.questions import QuestionPair
-from glotlift.data.read import read_items
 from glotlift.data.sentences import sentences_of
 from glotlift.evaluation.settings import EvalTask
 from glotlift.recipe import Recipe
-from glotlift.stages.data import QUESTIONS
+from glotlift.stages.data import QUESTIONS, right_answers
 from glotlift.stages.passes import counted_pass
 from glotlift.stages.stage import OpenRun
 from glotlift.tasks.load import load_task
-from glotlift.tasks.task import Item, Task
+from glotlift.tasks.task import Item
 from glotlift.training.settings import TAUGHT
 
 if TYPE_CHECKING:
@@ -342,7 +341,7 @@ def targets_of(recipe: Recipe, asked: AskedRun, languages: Sequence[str]) -> lis
     from glotlift.training.teacher import teacher_targets
 
     settings = recipe.train
-    gold = _gold(recipe, asked.names) if settings.control == "gold" else None
+    gold = right_answers(recipe, asked.names) if settings.control == "gold" else None
     shared = {"center": settings.center, "control": settings.control, "gold": gold, "seed": recipe.seed}
     of_sentences = asked.sentences.answers["en"] if asked.sentences is not None else None
     whole = teacher_targets(asked.whole.answers, languages, teacher=settings.teacher, english_sentences=of_sentences,
@@ -353,14 +352,6 @@ def targets_of(recipe: Recipe, asked: AskedRun, languages: Sequence[str]) -> lis
         teacher = "english" if settings.teacher == "sentences" else settings.teacher
         found.append((asked.sentences, teacher_targets(asked.sentences.answers, having, teacher=teacher, **shared)))
     return found
-
-
-def _gold(recipe: Recipe, names: Sequence[str]) -> dict[str, int]:
-    """Return question -> number of its right label; the only place where one is learned from."""
-    task: Task = load_task(recipe.data.task)
-    items = read_items(task, recipe.data.source, ("en",), columns=recipe.data.columns)["en"]
-    gold: Mapping[str, Any] = {item.id: item.gold for item in items}
-    return {name: task.labels.index(gold[name]) for name in names}
 
 
 def shuffled(pairs: Sequence[QuestionPair], seed: int) -> list[QuestionPair]:

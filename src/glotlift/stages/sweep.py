@@ -18,6 +18,7 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
+from glotlift.errors import UserError
 from glotlift.evaluation.baselines import baselines_of, beside_base, ensemble
 from glotlift.evaluation.compare import holm
 from glotlift.evaluation.predictions import Predictions, read_predictions
@@ -25,7 +26,7 @@ from glotlift.evaluation.scores import language_groups
 from glotlift.evaluation.seeds import MEASURES, seeds_gain
 from glotlift.reporting.sweep import write_sweep
 from glotlift.runs import RunFolder, write_atomic
-from glotlift.stages.data import DATA
+from glotlift.stages.data import DATA, check_questions
 from glotlift.stages.evaluate import EVALUATE
 from glotlift.stages.objectives import TEACHER
 from glotlift.stages.passes import add_passes, cost_of, known_passes
@@ -51,7 +52,12 @@ def sweep(path: str | Path, output_path: str | Path | None = None) -> Path:
     asked, planned = load_sweep(path)
     folder = RunFolder(Path(output_path) if output_path else Path("runs") / asked.name)
     places = [folder.path / each.place for each in planned]
-    _ = open_run(planned[0].recipe, places[0]).test_sets  # faults in test data show before hours of training
+    _ = open_run(planned[0].recipe, places[0]).test_sets  # faults of data show before hours of training
+    for each in planned:
+        try:
+            check_questions(each.recipe)
+        except UserError as fault:
+            raise type(fault)(f"run {each.name!r}: {fault}") from None
     states: dict[str, Any] = {}
     with folder.lock():
         for number, (each, place) in enumerate(zip(planned, places, strict=True)):
