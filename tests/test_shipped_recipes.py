@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from glotlift.errors import DataError
 from glotlift.evaluation.baselines import baselines_of
 from glotlift.evaluation.test_sets import read_test_sets
 from glotlift.languages import resolve
@@ -106,7 +107,13 @@ def test_every_run_of_a_sweep_finds_what_it_learns_from(tmp_path, monkeypatch, p
     runpy.run_path("recipes/split_amazon.py")["split"](released(tmp_path / "paper-data"), Path("amazon"))
     _, planned = load_sweep(path)
     for each in planned:
-        check_questions(each.recipe)
+        check_questions(each.recipe)  # raises
+    (tmp_path / "amazon" / "labelled_en.jsonl").write_text("")
+    ceilings = [each.recipe for each in planned if each.recipe.train.control == "gold"]
+    for recipe in ceilings:
+        with pytest.raises(DataError, match="labelled_en"):
+            check_questions(recipe)
+    assert bool(ceilings) == (path.stem == "objectives")
 
 
 def test_files_that_are_not_there_are_named(tmp_path):

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from glotlift.cli import app
 from glotlift.errors import DataError, RecipeError
+from glotlift.evaluation import predict
 from glotlift.stages import sweep as stage
 from glotlift.sweeps import load_sweep
 from tests.test_objectives import questions
@@ -46,19 +47,22 @@ def written(tiny_folder, tmp_path):
     return write
 
 
-def test_the_base_is_evaluated_once_and_a_second_start_does_nothing(written, tmp_path, monkeypatch):
-    from glotlift.evaluation import predict
-
-    scored = []
-    score_batches = predict.score_batches
+@pytest.fixture
+def scored(monkeypatch):
+    """A list of all batches that are scored, by evaluation and for a teacher: variant, language, rows."""
+    found, score_batches = [], predict.score_batches
 
     def counted(loaded, prompts, variant, **settings):
-        for found in score_batches(loaded, prompts, variant, **settings):
-            scored.append((variant, prompts.language, len(found)))
-            yield found
+        for batch in score_batches(loaded, prompts, variant, **settings):
+            found.append((variant, prompts.language, len(batch)))
+            yield batch
 
     monkeypatch.setattr(predict, "score_batches", counted)
     monkeypatch.setattr("glotlift.evaluation.evaluate.score_batches", counted)
+    return found
+
+
+def test_the_base_is_evaluated_once_and_a_second_start_does_nothing(written, tmp_path, scored):
     path = written(seeds=[0, 1])
     folder = stage.sweep(path, tmp_path / "few")
     of_tests = [each for each in scored if each[1] == "fr"]
@@ -191,18 +195,7 @@ def test_a_run_that_is_handed_the_teacher_s_scores_counts_them_as_if_it_had_run_
     assert float(rows["control"]["tokens"]) == tokens and float(rows["control"]["seconds"]) >= 6000
 
 
-def test_baselines_stand_above_the_runs_and_are_scored_once(written, tmp_path, monkeypatch):
-    from glotlift.evaluation import predict
-
-    scored = []
-    score_batches = predict.score_batches
-
-    def counted(loaded, prompts, variant, **settings):
-        for found in score_batches(loaded, prompts, variant, **settings):
-            scored.append((variant, prompts.language, len(found)))
-            yield found
-
-    monkeypatch.setattr("glotlift.evaluation.evaluate.score_batches", counted)
+def test_baselines_stand_above_the_runs_and_are_scored_once(written, tmp_path, scored):
     asked = {"tasks": [{"task": "sentiment", "limit": 6}], "languages": ["en", "de", "fr"],
              "baselines": ["english-demos", "oracle"]}  # fmt: skip
     runs = [{"name": name, "train": {"objective": "readout", "control": control}}
