@@ -72,7 +72,11 @@ def test_where_nothing_is_gained_the_test_seldom_says_so(measure):
 def test_a_measure_that_moves_nowhere_has_an_exact_interval():
     gold = np.array([0, 1] * 10)
     base = [gold - 0.5, gold - 0.5]
-    (gain,) = (seeds_gain(each, [predictions({"base": base, "tuned": base}, gold)], ["de", "fr"]) for each in ["raw"])
-    assert gain.change == 0 and gain.p == 1.0
-    assert gain.low < -0.1 < 0.1 < gain.high
+    for measure in ("raw", "auroc"):
+        gain = seeds_gain(measure, [predictions({"base": base, "tuned": base}, gold)], ["de", "fr"])
+        assert (gain.change, gain.p, gain.moved) == (0, 1.0, False)
+        assert gain.low < -0.1 < 0.1 < gain.high
+    reversed_ = [1 - gold - 0.5] * 2
+    gain = seeds_gain("raw", [predictions({"base": reversed_, "tuned": base}, gold)], ["de", "fr"])
+    assert (gain.change, gain.moved) == (1, True)
     assert seeds_gain("auroc", [predictions({"base": base, "tuned": base}, gold * 0)], ["de", "fr"]) is None

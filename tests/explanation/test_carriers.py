@@ -102,6 +102,16 @@ def test_the_mean_over_languages_is_clustered_and_leaves_out_english():
     assert set(summarise_switch_off(frame_of(("en", "de")))["language"]) == {"en", "de"}  # no mean over one language
 
 
+def test_a_configuration_with_the_answers_of_its_reference_is_said_to_move_no_item():
+    frame = frame_of()
+    keys = frame.set_index(["group", "mode", "layer"]).index
+    scores = ["sequence_yes", "sequence_no"]
+    frame.loc[keys == CONFIGURATIONS[3], scores] = frame.loc[keys == CONFIGURATIONS[0], scores].to_numpy()
+    moved = summarise_switch_off(frame).set_index(["group", "mode", "layer"])["moved"]
+    assert not moved.loc[[CONFIGURATIONS[3]]].any()
+    assert moved.loc[[CONFIGURATIONS[1]]].all()
+
+
 def test_auroc_of_items_of_one_label_is_not_defined():
     frame = pd.concat([frame_of(("de",)), frame_of(("th",), np.array(["yes"] * N))], ignore_index=True)
     summary = summarise_switch_off(frame)

@@ -66,6 +66,20 @@ def test_switch_off_shows_changes_of_every_group_of_modules_on_one_scale():
     assert all(domain == domains[0] for domain in domains) and domains[0][1] > 0.8 and domains[0][0] < -0.1
 
 
+def test_where_no_item_moved_there_is_a_hollow_point_and_no_band():
+    frame = switch_off().assign(moved=True)
+    still = (frame["mode"] == "from") & (frame["layer"] == 3)
+    frame.loc[still, ["change", "low", "high"]] = 0.0, -0.9, 0.9
+    frame["moved"] = ~still
+    chart = switch_off_chart(frame, "sentiment")
+    panels = [panel for row in chart.to_dict()["vconcat"] for panel in row["hconcat"]]
+    assert [len(panel["layer"]) for panel in panels] == [3] * 4
+    domain = panels[0]["layer"][0]["encoding"]["y"]["scale"]["domain"]
+    assert -0.2 < domain[0] < domain[1] < 0.2  # the exact bound does not stretch the axis
+    of_still = shown(chart).query("not moved")
+    assert (of_still["low"] == 0).all() and (of_still["high"] == 0).all() and set(of_still["layer"]) == {3}
+
+
 def test_a_report_has_them_where_a_run_has_the_files(make_run):
     path = make_run()
     for part, frame in (("patching", patching()), ("switch_off", switch_off())):

@@ -14,6 +14,7 @@ from glotlift.reporting.table import (
     area,
     build_table,
     change_cell,
+    change_interval,
     is_clear,
     markdown_rows,
     p_value,
@@ -246,3 +247,10 @@ def test_numbers_as_text():
     assert [signed(x) for x in (0.031, -0.031, -0.004, 0.0)] == ["+0.03", "−0.03", "0.00", "0.00"]
     assert [p_value(p) for p in (None, 0.0004, 0.0312, 1.0)] == ["–", "<0.001", "0.031", "1.000"]
     assert (percent(0.613), area(None), area(0.654)) == ("61.3", "–", "0.65")
+
+
+def test_the_interval_of_a_change_of_no_item_says_so():
+    still = {"change": 0.0, "low": -0.109, "high": 0.109, "moved": False}
+    assert change_interval(still) == "[no item moved]"
+    assert change_interval(still | {"moved": True}) == "[−10.9, +10.9]"
+    assert change_interval(still | {"moved": True}, "{:.2f}".format) == "[-0.11, 0.11]"

@@ -49,6 +49,8 @@ class Change:
         p: p-value of the measure's test; None over a group.
         p_holm: the same, corrected over all languages by Holm's method; None over a group.
         languages: number of languages.
+        moved: whether any item changed what it adds; where none did, the ends are exact bounds, see
+            `glotlift.intervals`.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Change:
     p: float | None = None
     p_holm: float | None = None
     languages: int = 1
+    moved: bool = True
 
     @property
     def is_clear(self) -> bool:
@@ -145,7 +148,8 @@ def _change(
         changes = np.nanmean(np.where(counts > 0, gains / counts, np.nan), axis=1)
     low, high = np.quantile(changes, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     low, high = bounds(float(low), float(high), int(there.sum(0).min()), ends)
-    return Change(name, n_items, a, b, b - a, low, high, p, p_holm, n_languages)
+    moved = bool((right[..., 0] != right[..., 1]).any())
+    return Change(name, n_items, a, b, b - a, low, high, p, p_holm, n_languages, moved)
 
 
 def group_mean(right: Mapping[str, pd.Series]) -> tuple[float, float, float]:
@@ -213,7 +217,8 @@ def _area_change(name: str, areas: Sequence[Areas]) -> tuple[Change, float]:
     error = float(np.sqrt((influence**2).sum()))
     half = float(norm.ppf((1 + LEVEL) / 2)) * error
     low, high = bounds(b - a - half, b - a + half, min(each.fewest for each in areas), DIFFERENCE)
-    return Change(name, len(influence), a, b, b - a, low, high, languages=len(areas)), error
+    moved = error > NO_SPREAD or abs(b - a) > NO_SPREAD
+    return Change(name, len(influence), a, b, b - a, low, high, languages=len(areas), moved=moved), error
 
 
 def _two_sided(change: Change, error: float) -> float:
@@ -258,7 +263,8 @@ def _ece_change(name: str, paired: Mapping[str, Paired], seed: int) -> tuple[Cha
     a, b = np.mean(measured, axis=0)
     tail = min((changes <= 0).mean(), (changes >= 0).mean())
     p = float(min(1.0, max(2 * tail, 2 / len(changes), _smallest_p(len(ids)))))
-    return Change(name, len(ids), float(a), float(b), float(b - a), low, high, languages=len(paired)), p
+    moved = bool(np.ptp(changes) > NO_SPREAD or abs(b - a) > NO_SPREAD)
+    return Change(name, len(ids), float(a), float(b), float(b - a), low, high, languages=len(paired), moved=moved), p
 
 
 def _at(rows: Sequence[int], values: np.ndarray, n_items: int) -> np.ndarray:

@@ -45,6 +45,8 @@ class SeedsGain:
         n: source items.
         languages: number of languages.
         seeds: number of seeds.
+        moved: whether any item changed what it adds; where none did, the ends are exact bounds, see
+            `glotlift.intervals`.
     """
 
     measure: str
@@ -57,6 +59,7 @@ class SeedsGain:
     n: int
     languages: int
     seeds: int
+    moved: bool = True
 
 
 def seeds_gain(measure: str, by_seed: Sequence[Predictions], languages: Sequence[str]) -> SeedsGain | None:
@@ -81,8 +84,9 @@ def seeds_gain(measure: str, by_seed: Sequence[Predictions], languages: Sequence
     fewest = min(each.fewest for each in seeds)
     if error <= NO_SPREAD:
         low, high = bounds(change, change, fewest, DIFFERENCE)
-        p = 1.0 if abs(change) <= NO_SPREAD else 2.0 ** (1 - n_items)
-        return SeedsGain(measure, base, tuned, change, low, high, p, n_items, len(languages), n_seeds)
+        moved = abs(change) > NO_SPREAD
+        p = 2.0 ** (1 - n_items) if moved else 1.0
+        return SeedsGain(measure, base, tuned, change, low, high, p, n_items, len(languages), n_seeds, moved)
     weighed = of_items**2 / max(n_items - 1, 1) + (of_seeds**2 / (n_seeds - 1) if n_seeds > 1 else 0.0)
     freedom = (of_items + of_seeds) ** 2 / weighed
     half = float(student.ppf((1 + LEVEL) / 2, freedom)) * error

@@ -13,6 +13,8 @@ a language, group, mode, layer and measure:
     low, high     ends of the 95 % interval of the change, paired on items (a translation goes with its source): a
                   bootstrap for accuracies, DeLong's for AUROC. NaN where it is not defined
     n             items; over languages, source items
+    moved         whether any item changed what it adds; where none did, low and high are the exact ones of
+                  `glotlift.intervals`
 
 AUROC is not defined for items of one label; `all` means over the languages where it is.
 
@@ -30,11 +32,11 @@ from scipy.special import log_softmax
 from scipy.stats import norm
 
 from glotlift.explanation.answers import right_answers, scores_in
-from glotlift.intervals import DIFFERENCE, bounds, mean_shares
+from glotlift.intervals import DIFFERENCE, NO_SPREAD, bounds, mean_shares
 from glotlift.measures import LEVEL, auroc_influence
 
 SUMMARY_COLUMNS = (
-    "language", "group", "mode", "layer", "measure", "value", "reference", "change", "low", "high", "n"
+    "language", "group", "mode", "layer", "measure", "value", "reference", "change", "low", "high", "n", "moved"
 )  # fmt: skip
 
 ACCURACIES = {"accuracy": "none", "accuracy_calibrated": "batch"}
@@ -125,7 +127,7 @@ def _measures(group: Mapping[str, _Scored], against: list[int], seed: int) -> di
             wholes[rows, k] = 1
         change, low, high = mean_shares(parts, wholes, DIFFERENCE, seed=seed)
         value = np.mean([each.right[measure].mean(0) for each in group.values()], axis=0)
-        found[measure] = _columns(value, change, low, high, len(ids))
+        found[measure] = _columns(value, change, low, high, len(ids), (parts != 0).any((0, 1)))
     found["auroc"] = _areas(group, against, place)
     return found
 
@@ -135,7 +137,7 @@ def _areas(group: Mapping[str, _Scored], against: list[int], place: Mapping[str,
     defined = [each for each in group.values() if not np.isnan(each.areas).any()]
     if not defined:
         nothing = np.full(len(against), np.nan)
-        return _columns(nothing, nothing, nothing, nothing, len(place))
+        return _columns(nothing, nothing, nothing, nothing, len(place), np.zeros(len(against), bool))
     value = np.mean([each.areas for each in defined], axis=0)
     influence = np.zeros((len(place), len(against)))
     for each in defined:
@@ -146,8 +148,11 @@ def _areas(group: Mapping[str, _Scored], against: list[int], place: Mapping[str,
     fewest = min(each.fewest for each in defined)
     ends = np.array([bounds(c - h, c + h, fewest, DIFFERENCE) for c, h in zip(change, half, strict=True)])
     ends[np.isnan(half)] = np.nan
-    return _columns(value, change, ends[:, 0], ends[:, 1], len(place))
+    moved = (half > NO_SPREAD) | (np.abs(change) > NO_SPREAD)
+    return _columns(value, change, ends[:, 0], ends[:, 1], len(place), moved)
 
 
-def _columns(value: np.ndarray, change: np.ndarray, low: np.ndarray, high: np.ndarray, n: int) -> dict[str, np.ndarray]:
-    return {"value": value, "change": change, "low": low, "high": high, "n": np.full(len(value), n)}
+def _columns(
+    value: np.ndarray, change: np.ndarray, low: np.ndarray, high: np.ndarray, n: int, moved: np.ndarray
+) -> dict[str, np.ndarray]:
+    return {"value": value, "change": change, "low": low, "high": high, "n": np.full(len(value), n), "moved": moved}

@@ -48,7 +48,9 @@ def switch_off_chart(frame: pd.DataFrame, task_key: str) -> Any:
     """Return what an adapter's layers bring: a column a measure, a row a group of modules."""
     of_all = _of_all(frame)
     here = of_all.loc[of_all["mode"].isin(list(_MODES))].replace({"mode": _MODES})
-    here = here.assign(value=here["change"])
+    moved = here["moved"] if "moved" in here else pd.Series(True, index=here.index)  # files of before 2026-11-28
+    ends = {end: here[end].where(moved, here["change"]) for end in ("low", "high")}
+    here = here.assign(value=here["change"], moved=moved, **ends)
     scale = alt.Scale(domain=list(_MODES.values()), range=[VARIANTS["tuned"], VARIANTS["base"], MUTED])
     color = alt.Color("mode:N", scale=scale, legend=_LEGEND)
     rows = []
@@ -65,7 +67,8 @@ def switch_off_chart(frame: pd.DataFrame, task_key: str) -> Any:
     return finished(
         alt.vconcat(*rows, spacing=16),
         f"Which layers of the adapter carry its change on {task_key}",
-        "Blue, orange: against the base; grey: against the tuned; mean over languages beside English; 95 % intervals",
+        "Blue, orange: against the base; grey: against the tuned; mean over languages beside English; 95 % intervals; "
+        "hollow: no item moved",
     )
 
 
@@ -92,4 +95,9 @@ def _over_layers(frame: pd.DataFrame, color: alt.Color, title: str, domain: list
     chart = alt.Chart(frame)
     band = chart.mark_area(opacity=0.15).encode(x=x, y=y("low"), y2="high:Q", color=color)
     line = chart.mark_line(strokeWidth=1.9).encode(x=x, y=y("value"), color=color)
-    return alt.layer(band, line).properties(title=head, width=380, height=150)
+    layers = [band, line]
+    still = frame.loc[~frame["moved"]] if "moved" in frame else frame.iloc[:0]
+    if len(still):
+        hollow = alt.Chart(still).mark_point(size=26, fill="white", opacity=1)
+        layers.append(hollow.encode(x=x, y=y("value"), color=color))
+    return alt.layer(*layers).properties(title=head, width=380, height=150)

@@ -40,6 +40,7 @@ class _Change(_Shape):
     p: Share | None = None
     p_holm: Share | None = None
     languages: Number = 1
+    moved: bool = True
 
 
 class _Mean(_Shape):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from glotlift.reporting.names import counted
-from glotlift.reporting.table import SIGNIFICANT, Cell, Column, ResultTable, Row, points
+from glotlift.reporting.table import SIGNIFICANT, Cell, Column, ResultTable, Row, change_interval, points
 from glotlift.reporting.tables import latex_text, markdown_text
 from glotlift.runs import write_json, write_text
 
@@ -76,7 +76,7 @@ def _gain_cell(gain: Mapping[str, Any] | None) -> Cell:
     if gain is None:
         return Cell("–")
     star = " *" if gain.get("p_holm", 1.0) < SIGNIFICANT else ""
-    return Cell(f"{points(gain['change'])} [{points(gain['low'])}, {points(gain['high'])}]{star}")
+    return Cell(f"{points(gain['change'])} {change_interval(gain)}{star}")
 
 
 def _mean(values: list[float | None]) -> str:

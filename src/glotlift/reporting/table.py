@@ -7,7 +7,7 @@ its template. A measure that no language has gets no column.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -310,7 +310,7 @@ def _measure_cell(measure: str, values: Sequence[float | None], change: Mapping[
     moved = points if measure in _ACCURACIES else signed
     p = change.get("p_holm")
     star = " *" if p is not None and p < SIGNIFICANT else ""
-    return Cell(text, f"[{moved(change['low'])}, {moved(change['high'])}]{star}")
+    return Cell(text, f"{change_interval(change, moved)}{star}")
 
 
 def is_clear(change: Mapping[str, Any]) -> bool:
@@ -324,9 +324,20 @@ def change_cell(change: Mapping[str, Any]) -> Cell:
     return Cell(points(change["change"]), change_interval(change), tone)
 
 
-def change_interval(change: Mapping[str, Any]) -> str:
-    """Return `[+1.2, +5.0]`, in points."""
-    return f"[{points(change['low'])}, {points(change['high'])}]"
+def change_interval(change: Mapping[str, Any], shown: Callable[[float], str] | None = None) -> str:
+    """Return `[+1.2, +5.0]`; where no item moved, that is what it says.
+
+    What is known of the items that were not drawn is then an exact bound, which says more of their number than of the
+    change, and beside the intervals of others, which stand on items that moved, looks wider than it is.
+
+    Args:
+        change: with `low` and `high`, -1 to 1.
+        shown: how an end is written; in points by default.
+    """
+    if not change.get("moved", True):
+        return "[no item moved]"
+    shown = shown or points
+    return f"[{shown(change['low'])}, {shown(change['high'])}]"
 
 
 def percent(share: float) -> str:
