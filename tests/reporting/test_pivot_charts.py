@@ -96,7 +96,7 @@ def test_the_item_link_has_its_curve_its_languages_and_the_p_of_the_mean(as_read
         "Nearer to English, mean over layers",
         "Earlier crossover",
     ]
-    assert panels[0]["title"]["subtitle"] == "mean over layers +0.100, p = 0.042; 5 flipped, 7 stayed"
+    assert panels[0]["title"]["subtitle"] == "mean over layers +0.1000, p = 0.042; 5 flipped, 7 stayed"
     curve = [each for each in sources(chart) if "layer" in each and each["layer"].notna().all()]
     assert all(set(each["language"]) == {"all"} and set(each["layer"]) == set(LAYERS) for each in curve) and curve
     names = next(layer["encoding"]["y"]["sort"] for layer in panels[1]["layer"] if "y" in layer["encoding"])

@@ -75,9 +75,9 @@ def write_link(subject: Subject, states: dict[str, dict[str, PooledStates]], *, 
             log.info("item link, %s, calibration %s: %d items flip and %d stay wrong, expected some of both to compare",
                      *(row[name] for name in ("quantity", "calibration", "n_flipped", "n_stayed")))  # fmt: skip
             continue
-        said = "item link, %s, calibration %s: %+.3f, %d items that flip less %d that stay wrong; "
+        said = "item link, %s, calibration %s: %+.4f, %d items that flip less %d that stay wrong; "
         numbers = (row[name] for name in ("quantity", "calibration", "value", "n_flipped", "n_stayed"))
-        log.info(said + "95 %% interval %.3f to %.3f, p %.3f", *numbers, row["low"], row["high"], row["p"])
+        log.info(said + "95 %% interval %+.4f to %+.4f, p %.3f", *numbers, row["low"], row["high"], row["p"])
 
 
 def _outcomes(subject: Subject) -> pd.DataFrame:

@@ -92,7 +92,7 @@ def _tested(frame: pd.DataFrame) -> str:
     row = rows.iloc[0]
     p = "too few items for a test" if pd.isna(row["p"]) else f"p = {row['p']:.3f}"
     counts = f"{int(row['n_flipped']):,} flipped, {int(row['n_stayed']):,} stayed"
-    return f"mean over layers {row['value']:+.3f}, {p}; {counts}".replace("-", "\u2212")
+    return f"mean over layers {row['value']:+.4f}, {p}; {counts}".replace("-", "\u2212")
 
 
 def _of_layers(frame: pd.DataFrame, subtitle: str) -> Any:
