@@ -18,6 +18,7 @@ from glotlift.reporting.language_curves import (
     specificity_chart,
 )
 from glotlift.reporting.read import read_run
+from glotlift.reporting.read_frames import RANDOM
 from glotlift.reporting.theme import to_svg
 from glotlift.runs import write_parquet
 
@@ -242,3 +243,15 @@ def test_a_report_and_an_explanation_have_them_where_there_are_the_files(make_ru
         f"{name}-sentiment{suffix}" for name in ("mexa", "probe", "components") for suffix in (".svg", ".png", ".pdf")
     }
     assert "Tuned on" in (path / "figures" / "mexa-sentiment.svg").read_text(encoding="utf-8")
+
+
+def test_a_random_adapter_is_drawn_beneath_what_it_is_the_control_of():
+    frame = similarity()
+    frame = pd.concat([frame, frame.query("variant == 'tuned'").assign(variant=RANDOM)]).assign(pivot="en")
+    panels = [
+        p for row in similarity_chart(frame, "mood", "retrieval", GROUPS).to_dict()["vconcat"] for p in row["hconcat"]
+    ]
+    chart = similarity_chart(frame, "mood", "retrieval", GROUPS).to_dict()
+    for panel in panels:
+        drawn = [chart["datasets"][layer["data"]["name"]] for layer in panel["layer"][:2]]
+        assert all(next(iter(dict.fromkeys(row["variant"] for row in rows))) == RANDOM for rows in drawn)

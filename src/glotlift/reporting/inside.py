@@ -14,8 +14,18 @@ import numpy as np
 import pandas as pd
 
 from glotlift.reporting.names import language, ordered
-from glotlift.reporting.read_frames import RANDOM
-from glotlift.reporting.theme import DRAWN, GRID, MUTED, PAPER, SHADE, VARIANTS, finished, language_colors, panel_title
+from glotlift.reporting.theme import (
+    DRAWN,
+    GRID,
+    MUTED,
+    PAPER,
+    SHADE,
+    VARIANTS,
+    control_beneath,
+    finished,
+    language_colors,
+    panel_title,
+)
 
 MAX_POINTS = 4_000
 """So many points a scatter chart draws at most; beyond it, the same evenly spaced items are kept in every panel."""
@@ -110,7 +120,7 @@ def small_multiples(frame: pd.DataFrame, panel: Panel, height: int = 96) -> Any:
         panel: makes a panel.
         height: of a panel, pixels.
     """
-    frame = frame.sort_values("variant", key=lambda names: names != RANDOM, kind="stable")  # the control beneath
+    frame = control_beneath(frame)
     codes = ordered(frame["language"])
     codes.sort(key=lambda code: code != "all")
     n_columns = min(5, len(codes))

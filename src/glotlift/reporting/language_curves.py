@@ -20,7 +20,7 @@ import pandas as pd
 from scipy.optimize import isotonic_regression
 
 from glotlift.reporting.names import UNSEEN, counted, language
-from glotlift.reporting.theme import DRAWN, INK, MUTED, SHADE, VARIANTS, finished, panel_title
+from glotlift.reporting.theme import DRAWN, INK, MUTED, SHADE, VARIANTS, control_beneath, finished, panel_title
 
 Groups = Mapping[str, Sequence[str]]
 """Title -> codes, as `glotlift.reporting.names.grouped` has them."""
@@ -284,11 +284,11 @@ def _drawn(panel: _Panel, axes: _Axes, is_left: bool, is_bottom: bool) -> Any:
     def y(field: str) -> alt.Y:
         return axes.y(field, is_labelled=is_left)
 
-    means, color = panel.mean, axes.color
+    means, lines, color = control_beneath(panel.mean), control_beneath(panel.lines), axes.color
     last = [variant for variant in VARIANTS if variant in set(panel.lines["variant"])][-1:]
     of_last = panel.lines.loc[panel.lines["variant"].isin(last)]
     codes = axes.codes(of_last.loc[of_last["layer"] == axes.layers[1], ["language", "value"]])
-    line, mean, name = alt.Chart(panel.lines), alt.Chart(means), alt.Chart(codes)
+    line, mean, name = alt.Chart(lines), alt.Chart(means), alt.Chart(codes)
     control = alt.Chart(means.loc[means["variant"].isin(last)]).mark_line(color=MUTED, strokeDash=[3, 3], strokeWidth=1)
     layers = [
         mean.mark_area(opacity=0.15).encode(x=x(), y=y("low"), y2="high:Q", color=color),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
+import pandas as pd
 
 from glotlift.errors import OutputError, one_of
 from glotlift.reporting.read_frames import RANDOM
@@ -78,6 +79,11 @@ def finished(chart: Any, title: str, subtitle: str = "") -> Any:
         legend=alt.LegendConfig(**legend),
         view=alt.ViewConfig(stroke=None),
     )
+
+
+def control_beneath(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with those of the random adapter first: what comes first is drawn beneath."""
+    return frame.sort_values("variant", key=lambda names: names != RANDOM, kind="stable")
 
 
 def panel_title(text: str, subtitle: str = "") -> alt.TitleParams:
