@@ -1,5 +1,6 @@
 """Paired statistics against hand-computed values, brute force, the normal approximation and simulated truth."""
 
+from dataclasses import replace
 from itertools import permutations
 from math import comb
 
@@ -53,6 +54,20 @@ def few_resamples(monkeypatch):
     intervals.resamples.cache_clear()
     yield
     intervals.resamples.cache_clear()
+
+
+def test_a_change_of_no_item_is_told_from_changes_that_cancel_out():
+    one = random_scored(0, 60)
+    same, opposite = replace(one, b=one.a), replace(one, a=one.b, b=one.a)
+    for grouped in (group_auroc, group_ece):
+        assert not grouped("all", {"de": same, "sw": same}).moved
+        assert grouped("all", {"de": same, "sw": one}).moved
+        cancelled = grouped("all", {"de": one, "sw": opposite})
+        assert (cancelled.change, cancelled.moved) == (pytest.approx(0), True)
+    up, down, still = paired([0, 1] * 9, [1, 1] * 9), paired([1, 1] * 9, [0, 1] * 9), paired([0, 1] * 9, [0, 1] * 9)
+    assert [change.moved for change in compare_languages({"de": up, "sw": still})] == [True, False]
+    cancelled = compare_group("all", {"de": up, "sw": down})
+    assert (cancelled.change, cancelled.moved) == (0, True)
 
 
 # --- pairing
@@ -463,7 +478,8 @@ def test_a_group_of_areas_is_clustered_by_item():
     assert (found.n, found.p, found.p_holm) == (160, None, None)
     assert found.change == pytest.approx(np.mean([c.change for c in compare_auroc({"de": one, "sw": other})]))
     opposite = Paired(one.ids, one.gold, one.labels, one.b, one.a)
-    assert half_width(group_auroc("all", {"de": one, "sw": opposite})) == pytest.approx(1 - 0.025 ** (1 / 40))
+    cancelled = group_auroc("all", {"de": one, "sw": opposite})
+    assert half_width(cancelled) == pytest.approx(1 - 0.025 ** (1 / 40)) and cancelled.moved
     shuffled = np.random.default_rng(0).permutation(80)
     moved = Paired([one.ids[k] for k in shuffled], one.gold[shuffled], one.labels, one.a[shuffled], one.b[shuffled])
     again = group_auroc("all", {"de": one, "sw": moved})  # items are matched by id, not by row

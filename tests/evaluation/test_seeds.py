@@ -79,4 +79,8 @@ def test_a_measure_that_moves_nowhere_has_an_exact_interval():
     reversed_ = [1 - gold - 0.5] * 2
     gain = seeds_gain("raw", [predictions({"base": reversed_, "tuned": base}, gold)], ["de", "fr"])
     assert (gain.change, gain.moved) == (1, True)
+    for measure in ("raw", "auroc"):  # what one language gains the other loses
+        both = {"base": [base[0], reversed_[0]], "tuned": [reversed_[0], base[0]]}
+        gain = seeds_gain(measure, [predictions(both, gold)], ["de", "fr"])
+        assert (gain.change, gain.moved) == (0, True)
     assert seeds_gain("auroc", [predictions({"base": base, "tuned": base}, gold * 0)], ["de", "fr"]) is None

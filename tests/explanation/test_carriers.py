@@ -112,6 +112,19 @@ def test_a_configuration_with_the_answers_of_its_reference_is_said_to_move_no_it
     assert moved.loc[[CONFIGURATIONS[1]]].all()
 
 
+def test_languages_whose_changes_cancel_out_have_moved():
+    frame = frame_of(("de", "th"))
+    scores = ["sequence_yes", "sequence_no"]
+    rows = frame.set_index(["language", "group", "mode", "layer"]).index
+    base, tuned = (frame.loc[rows == ("de", *name), scores].to_numpy() for name in CONFIGURATIONS[:2])
+    frame.loc[rows == ("th", *CONFIGURATIONS[0]), scores] = tuned
+    frame.loc[rows == ("th", *CONFIGURATIONS[1]), scores] = base
+    summary = summarise_switch_off(frame)
+    for measure in ("auroc", "accuracy", "accuracy_calibrated"):
+        found = row(summary, "all", CONFIGURATIONS[1], measure)
+        assert found.change == pytest.approx(0) and found.moved
+
+
 def test_auroc_of_items_of_one_label_is_not_defined():
     frame = pd.concat([frame_of(("de",)), frame_of(("th",), np.array(["yes"] * N))], ignore_index=True)
     summary = summarise_switch_off(frame)

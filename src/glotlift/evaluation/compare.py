@@ -197,6 +197,11 @@ class Areas:
     influence: pd.Series
     fewest: int
 
+    @property
+    def moved(self) -> bool:
+        """Whether any item changed what it adds."""
+        return abs(self.b - self.a) > NO_SPREAD or bool((self.influence.abs() > NO_SPREAD).any())
+
 
 def areas_of(pair: Paired) -> Areas | None:
     """Return AUROC of A and B, None where one or its variance is not defined."""
@@ -217,7 +222,7 @@ def _area_change(name: str, areas: Sequence[Areas]) -> tuple[Change, float]:
     error = float(np.sqrt((influence**2).sum()))
     half = float(norm.ppf((1 + LEVEL) / 2)) * error
     low, high = bounds(b - a - half, b - a + half, min(each.fewest for each in areas), DIFFERENCE)
-    moved = error > NO_SPREAD or abs(b - a) > NO_SPREAD
+    moved = any(each.moved for each in areas)  # in one language; what two add may cancel out
     return Change(name, len(influence), a, b, b - a, low, high, languages=len(areas), moved=moved), error
 
 
@@ -249,11 +254,12 @@ def _ece_change(name: str, paired: Mapping[str, Paired], seed: int) -> tuple[Cha
     ids = list(dict.fromkeys(name for pair in paired.values() for name in pair.ids))
     position = {name: index for index, name in enumerate(ids)}
     drawn = resamples(len(ids), seed)
-    measured, resampled = [], []
+    measured, resampled, moved = [], [], False
     for pair in paired.values():
         rows = [position[name] for name in pair.ids]
         gaps = [calibration_gaps(scores, pair.gold, pair.labels) for scores in (pair.a, pair.b)]
         measured.append([expected_calibration_error(each) for each in gaps])
+        moved |= bool((np.abs(gaps[1] - gaps[0]) > NO_SPREAD).any())
         counts = np.maximum(drawn @ _at(rows, np.ones((len(rows), 1)), len(ids)), 1)[:, 0]
         errors = [np.abs(drawn @ _at(rows, each, len(ids))).sum(1) / counts for each in gaps]
         resampled.append(errors[1] - errors[0])
@@ -263,7 +269,6 @@ def _ece_change(name: str, paired: Mapping[str, Paired], seed: int) -> tuple[Cha
     a, b = np.mean(measured, axis=0)
     tail = min((changes <= 0).mean(), (changes >= 0).mean())
     p = float(min(1.0, max(2 * tail, 2 / len(changes), _smallest_p(len(ids)))))
-    moved = bool(np.ptp(changes) > NO_SPREAD or abs(b - a) > NO_SPREAD)
     return Change(name, len(ids), float(a), float(b), float(b - a), low, high, languages=len(paired), moved=moved), p
 
 

@@ -84,8 +84,8 @@ def seeds_gain(measure: str, by_seed: Sequence[Predictions], languages: Sequence
     fewest = min(each.fewest for each in seeds)
     if error <= NO_SPREAD:
         low, high = bounds(change, change, fewest, DIFFERENCE)
-        moved = abs(change) > NO_SPREAD
-        p = 2.0 ** (1 - n_items) if moved else 1.0
+        moved = any(each.moved for each in seeds)  # with one seed; what two add may cancel out
+        p = 1.0 if abs(change) <= NO_SPREAD else 2.0 ** (1 - n_items)
         return SeedsGain(measure, base, tuned, change, low, high, p, n_items, len(languages), n_seeds, moved)
     weighed = of_items**2 / max(n_items - 1, 1) + (of_seeds**2 / (n_seeds - 1) if n_seeds > 1 else 0.0)
     freedom = (of_items + of_seeds) ** 2 / weighed
@@ -99,13 +99,14 @@ class _OfSeed:
     """A measure of base and tuned with one seed, and what every item adds to their difference, less its mean.
 
     The squares of the parts add up to the variance of the difference. `fewest`: items of the language, and for AUROC of
-    the label, that has the fewest.
+    the label, that has the fewest. `moved`: whether any item changed what it adds in any language.
     """
 
     base: float
     tuned: float
     parts: pd.Series
     fewest: int
+    moved: bool
 
 
 def _of_seed(measure: str, predictions: Predictions, languages: Sequence[str]) -> _OfSeed | None:
@@ -116,11 +117,11 @@ def _of_seed(measure: str, predictions: Predictions, languages: Sequence[str]) -
             return None
         parts = pd.concat([each.influence for each in areas], axis=1).fillna(0.0).mean(axis=1)
         a, b = (float(np.mean([getattr(each, side) for each in areas])) for side in ("a", "b"))
-        return _OfSeed(a, b, parts, min(each.fewest for each in areas))
+        return _OfSeed(a, b, parts, min(each.fewest for each in areas), any(each.moved for each in areas))
     right = predictions.paired("batch" if measure == "calibrated" else "none")
     frames = [right[code].astype(float) for code in languages]
-    moved = [each["b"] - each["a"] for each in frames]
-    scaled = [(each - each.mean()) / np.sqrt(len(each) * max(len(each) - 1, 1)) for each in moved]
+    gains = [each["b"] - each["a"] for each in frames]
+    scaled = [(each - each.mean()) / np.sqrt(len(each) * max(len(each) - 1, 1)) for each in gains]
     parts = pd.concat(scaled, axis=1).fillna(0.0).mean(axis=1)
     a, b = (float(np.mean([each[side].mean() for each in frames])) for side in ("a", "b"))
-    return _OfSeed(a, b, parts, min(map(len, frames)))
+    return _OfSeed(a, b, parts, min(map(len, frames)), any(bool(each.any()) for each in gains))

@@ -13,8 +13,8 @@ a language, group, mode, layer and measure:
     low, high     ends of the 95 % interval of the change, paired on items (a translation goes with its source): a
                   bootstrap for accuracies, DeLong's for AUROC. NaN where it is not defined
     n             items; over languages, source items
-    moved         whether any item changed what it adds; where none did, low and high are the exact ones of
-                  `glotlift.intervals`
+    moved         whether any item changed what it adds in any language; where none did, low and high are the exact
+                  ones of `glotlift.intervals`, or NaN
 
 AUROC is not defined for items of one label; `all` means over the languages where it is.
 
@@ -139,16 +139,16 @@ def _areas(group: Mapping[str, _Scored], against: list[int], place: Mapping[str,
         nothing = np.full(len(against), np.nan)
         return _columns(nothing, nothing, nothing, nothing, len(place), np.zeros(len(against), bool))
     value = np.mean([each.areas for each in defined], axis=0)
-    influence = np.zeros((len(place), len(against)))
+    influence, moved = np.zeros((len(place), len(against))), np.zeros(len(against), bool)
     for each in defined:
-        moved = each.influence - each.influence[:, against]
-        influence[[place[name] for name in each.ids]] += moved / len(defined)
+        added = each.influence - each.influence[:, against]
+        influence[[place[name] for name in each.ids]] += added / len(defined)
+        moved |= (np.abs(added) > NO_SPREAD).any(0) | (np.abs(each.areas - each.areas[against]) > NO_SPREAD)
     change = value - value[against]
     half = float(norm.ppf((1 + LEVEL) / 2)) * np.sqrt((influence**2).sum(0))
     fewest = min(each.fewest for each in defined)
     ends = np.array([bounds(c - h, c + h, fewest, DIFFERENCE) for c, h in zip(change, half, strict=True)])
     ends[np.isnan(half)] = np.nan
-    moved = (half > NO_SPREAD) | (np.abs(change) > NO_SPREAD)
     return _columns(value, change, ends[:, 0], ends[:, 1], len(place), moved)
 
 

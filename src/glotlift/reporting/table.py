@@ -307,10 +307,10 @@ def _measure_cell(measure: str, values: Sequence[float | None], change: Mapping[
     text = arrow(*("–" if value is None else shown(value) for value in values))
     if change is None:
         return Cell(text)
-    moved = points if measure in _ACCURACIES else signed
+    of_change = points if measure in _ACCURACIES else signed
     p = change.get("p_holm")
     star = " *" if p is not None and p < SIGNIFICANT else ""
-    return Cell(text, f"{change_interval(change, moved)}{star}")
+    return Cell(text, f"{change_interval(change, of_change)}{star}")
 
 
 def is_clear(change: Mapping[str, Any]) -> bool:
