@@ -246,6 +246,8 @@ def test_a_change_whose_interval_holds_zero_is_not_called_one(make_run):
     assert (everywhere.value, everywhere.tone) == ("+3.0", "") and "no clear change" in everywhere.detail
     assert (seen.value, seen.tone) == ("−3.0", "down") and "no clear change" not in seen.detail
     assert (unseen.value, unseen.tone) == ("+3.0", "up") and "[+0.1, +6.0]" in unseen.detail
+    task["raw_groups"]["seen"] |= {"change": 0.0, "low": -0.07, "high": 0.07, "moved": False}
+    assert key_numbers(task, groups)[1].detail.endswith(" %, no item moved")
 
 
 def test_twenty_languages_stay_under_three_megabytes(make_run):

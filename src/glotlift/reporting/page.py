@@ -227,8 +227,8 @@ def key_numbers(task: Mapping[str, Any], groups: Mapping[str, list[Row]]) -> lis
 def _change_number(title: str, change: Mapping[str, Any]) -> KeyNumber:
     cell = change_cell(change)
     verdict = "" if cell.tone else ": no clear change"
-    before_after = arrow(percent(change["a"]), percent(change["b"]))
-    detail = f"{before_after} %, 95 % interval {cell.detail}{verdict}"
+    interval = f"95 % interval {cell.detail}{verdict}" if change.get("moved", True) else "no item moved"
+    detail = f"{arrow(percent(change['a']), percent(change['b']))} %, {interval}"
     return KeyNumber(f"{title} ({change['languages']})", points(change["change"]), "points", detail, cell.tone)
 
 
