@@ -15,7 +15,7 @@ from glotlift.reporting.read import read_run
 def patching():
     keys = product(
         ("base", "tuned"), ("de", "th", "all"), ("last", "question"), ("same", "other", "difference"), range(4),
-        ("none", "batch"), ("repaired", "broken"),
+        ("none", "batch"), ("repaired", "broken", "accuracy_change"),
     )  # fmt: skip
     names = ("variant", "language", "site", "source", "layer", "calibration", "measure")
     frame = pd.DataFrame(list(keys), columns=list(names)).assign(low=0.0, high=1.0, n=9)
@@ -37,11 +37,23 @@ def shown(chart):
     return pd.concat([pd.DataFrame(rows) for rows in chart.to_dict()["datasets"].values()], ignore_index=True)
 
 
-def test_patching_shows_the_repaired_share_of_all_languages_beside_its_control():
-    chart = shown(patching_chart(patching(), "sentiment"))
-    assert set(chart["language"]) == {"all"} and set(chart["measure"]) == {"repaired"}
+def test_patching_shows_repair_and_accuracy_over_all_languages_beside_their_control():
+    frame = patching()
+    frame.loc[frame["measure"] == "accuracy_change", "low"] = -0.3
+    drawn = patching_chart(frame, "sentiment")
+    chart = shown(drawn)
+    assert set(chart["language"]) == {"all"} and set(chart["measure"]) == {"repaired", "accuracy_change"}
     assert set(chart["calibration"]) == {"batch"} and len(chart["source"].unique()) == 2
-    assert len(chart.drop_duplicates()) == 2 * 2 * 2 * 4
+    assert len(chart.drop_duplicates()) == 2 * 2 * 2 * 2 * 4
+    rows = [row["hconcat"] for row in drawn.to_dict()["vconcat"]]
+    domains = [{tuple(panel["layer"][0]["encoding"]["y"]["scale"]["domain"]) for panel in row} for row in rows]
+    (share,), (change,), *of_tuned = domains
+    assert share == (0, 1) and change[0] < -0.3 and of_tuned == [{share}, {change}]
+
+
+def test_a_summary_of_repair_alone_is_drawn_as_one_row():
+    alone = patching().query("measure == 'repaired' and variant == 'base'")
+    assert len(patching_chart(alone, "sentiment").to_dict()["vconcat"]) == 1
 
 
 def test_one_language_stands_for_itself():

@@ -6,6 +6,7 @@ the languages beside English.
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import altair as alt
@@ -18,28 +19,37 @@ _SOURCES = {"same": "its own item's English state", "other": "another item's (co
 _MODES = {"up_to": "on up to the layer", "from": "on from the layer", "without": "off in the layer only"}
 _MEASURES = {"auroc": "AUROC", "accuracy_calibrated": "Accuracy, calibrated"}
 _GROUPS = {"all": "all modules", "attention": "attention only", "mlp": "MLP only"}
-_LEGEND = alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeWidth=3, symbolOpacity=1)
+_REPAIR = {"repaired": "Share repaired", "accuracy_change": "Change in accuracy"}
+_LEGEND = alt.Legend(
+    title=None, orient="top", symbolType="stroke", symbolStrokeWidth=3, symbolOpacity=1, columnPadding=28
+)
 
 
 def patching_chart(frame: pd.DataFrame, task_key: str) -> Any:
-    """Return the share of wrong answers that English states repair, by layer: a panel a site, a row a variant."""
+    """Return what English states repair and what that does to accuracy, by layer: a row a variant and measure."""
     of_all = _of_all(frame)
     here = of_all.loc[
-        (of_all["measure"] == "repaired") & (of_all["calibration"] == "batch") & of_all["source"].isin(list(_SOURCES))
+        of_all["measure"].isin(list(_REPAIR))
+        & (of_all["calibration"] == "batch")
+        & of_all["source"].isin(list(_SOURCES))
     ].replace({"source": _SOURCES})
+    ends = {"repaired": [0.0, 1.0], "accuracy_change": _extent(here.loc[here["measure"] == "accuracy_change"])}
     scale = alt.Scale(domain=list(_SOURCES.values()), range=[VARIANTS["tuned"], MUTED])
     color = alt.Color("source:N", scale=scale, legend=_LEGEND)
     rows = []
-    for variant in (each for each in VARIANTS if each in set(here["variant"])):
+    for variant, (measure, said) in product(
+        [each for each in VARIANTS if each in set(here["variant"])], _REPAIR.items()
+    ):
         panels = []
         for site, title in _SITES.items():
-            part = here.loc[(here["variant"] == variant) & (here["site"] == site)]
+            part = here.loc[(here["variant"] == variant) & (here["site"] == site) & (here["measure"] == measure)]
             if len(part):
-                panels.append(_over_layers(part, color, "Share repaired", [0, 1], panel_title(title, variant)))
-        rows.append(alt.hconcat(*panels, spacing=18))
+                panels.append(_over_layers(part, color, said, ends[measure], panel_title(title, variant)))
+        if panels:
+            rows.append(alt.hconcat(*panels, spacing=18))
     return finished(
         alt.vconcat(*rows, spacing=16),
-        f"Wrong answers on {task_key} that an English state repairs",
+        f"What an English state repairs on {task_key}",
         "By layer, mean over the languages beside English, preferences for a label taken off; bands: 95 % intervals",
     )
 
@@ -74,7 +84,7 @@ def switch_off_chart(frame: pd.DataFrame, task_key: str) -> Any:
 
 def _extent(frame: pd.DataFrame) -> list[float]:
     """Return the ends of an axis that holds all values, their intervals and zero, and a little more."""
-    low, high = min(0.0, *frame["low"], *frame["value"]), max(0.0, *frame["high"], *frame["value"])
+    low, high = min([0.0, *frame["low"], *frame["value"]]), max([0.0, *frame["high"], *frame["value"]])
     margin = 0.05 * (high - low) or 0.05
     return [low - margin, high + margin]
 

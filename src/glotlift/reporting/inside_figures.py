@@ -115,7 +115,8 @@ _COMPONENTS = (
 _PATCHING = (
     "The English state of a layer is put into the same question in another language. What its own item's state repairs "
     "and another item's does not, the model knows in English and loses before that layer: room that tuning could fill. "
-    "Where both repair alike, the form of an English prompt does it, and nothing is known of the item."
+    "Where both repair alike, the form of an English prompt does it, and nothing is known of the item. Another item's "
+    "state repairs some wrong answers by chance and spoils right ones; the change in accuracy counts both."
 )
 _SWITCH_OFF = (
     "The adapter is on or off a layer at a time. Where the blue curve rises, that layer brings the change given "
@@ -150,7 +151,7 @@ def drawn_inside(run: RunFiles) -> Iterator[Drawn]:
         if (chart := component_chart(frame, key, _groups(run, frame))) is not None:
             yield Drawn("components", key, alt, _COMPONENTS, chart)
     for key, frame in run.patching.items():
-        alt = f"Share of wrong answers on {key} that English states repair, by layer"
+        alt = f"Share of wrong answers on {key} that English states repair, and change in accuracy, by layer"
         yield Drawn("patching", key, alt, _PATCHING, patching_chart(frame, key))
     for key, frame in run.switch_off.items():
         alt = f"Change on {key} with the adapter on or off in some layers, by layer and group of modules"
