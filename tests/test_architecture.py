@@ -124,7 +124,7 @@ LIGHT = {
     "settings": "import glotlift.recipe, glotlift.models.settings",
     "light public names": "from glotlift import GlotliftError, LANGUAGES, Recipe, load_recipe, load_task, Task, Item",
     "faults of test data": "from glotlift.evaluation.test_sets import read_test_sets\n"
-    "from glotlift.recipe import load_recipe\nfrom glotlift.stages.explain import explained\n"
+    "from glotlift.recipe import load_recipe\nfrom glotlift.stages.subjects import explained\n"
     "from glotlift.stages.run import DEMO\nrecipe = load_recipe(DEMO)\nexplained(recipe, read_test_sets(recipe.eval))",
     "help": COMMAND.format(["--help"]),
     "tasks list": COMMAND.format(["tasks", "list"]),

@@ -11,8 +11,8 @@ from glotlift.recipe import Recipe
 from glotlift.schema import validate
 from glotlift.stages.data import build_data
 from glotlift.stages.evaluate import evaluate
-from glotlift.stages.explain import explained
 from glotlift.stages.run import run
+from glotlift.stages.subjects import explained
 from glotlift.tasks import load
 
 SENTIMENT = load._BUILTIN / "sentiment.yaml"

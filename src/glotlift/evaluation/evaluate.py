@@ -7,11 +7,11 @@ of a job share the items; the first writes what they found.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from glotlift.errors import ModelError
 from glotlift.evaluation.baselines import ENGLISH, Baseline, baselines_of
@@ -28,7 +28,9 @@ from glotlift.evaluation.settings import EvalSettings
 from glotlift.evaluation.test_sets import TestSet
 from glotlift.models.labels import audit_labels
 from glotlift.models.load import LoadedModel
+from glotlift.models.packing import Row
 from glotlift.models.server import Server
+from glotlift.models.watching import Watcher
 from glotlift.processes import Processes, processes
 from glotlift.progress import track
 from glotlift.runs import write_json
@@ -36,6 +38,18 @@ from glotlift.strict_json import read_json
 from glotlift.tasks.markup import known_control, layout_text
 
 log = logging.getLogger("glotlift")
+
+
+class Writer(Watcher, Protocol):
+    """A watcher that writes what it saw."""
+
+    def write(self) -> None:
+        """Write what was seen of a language, whose pass is over."""
+        ...
+
+
+Watch = Callable[[str, str, str, Sequence[Row]], Writer | None]
+"""Variant, test set, language and its rows -> who watches."""
 
 
 def evaluate_test_sets(
@@ -48,6 +62,7 @@ def evaluate_test_sets(
     seed: int = 0,
     prefix_cache: bool = True,
     log_samples: bool = False,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Predict with every variant of a model; write predictions and scores.
 
@@ -60,6 +75,8 @@ def evaluate_test_sets(
         seed: of the bootstraps.
         prefix_cache: False runs every prompt whole and alone.
         log_samples: write samples as lm-evaluation-harness does.
+        watch: variant, test set, language and its rows -> who looks at the pass over them, too, and writes what it saw
+            when the language is done; None for nobody.
 
     Returns:
         The content of `scores.json`; empty where this is not the first process of a job.
@@ -70,7 +87,7 @@ def evaluate_test_sets(
     for test_set in test_sets.values():
         prompts = _prompts(engine, test_set, settings.scoring)
         for variant in engine.variants:
-            _predict(engine, variant, variant, test_set, prompts, settings, folder, prefix_cache, group)
+            _predict(engine, variant, variant, test_set, prompts, settings, folder, prefix_cache, group, watch)
         for turned in strengths(engine, settings.adapter_strength):
             name = f"tuned-{turned.strength:g}"
             _predict(turned, "tuned", name, test_set, prompts, settings, folder, prefix_cache, group)
@@ -172,6 +189,7 @@ def _predict(
     folder: Path,
     prefix_cache: bool,
     group: Processes,
+    watch: Watch | None = None,
 ) -> None:
     """Score a test set in all its languages with a variant of the model, under its name or that of a baseline."""
     weights = engine.variant_fingerprint(variant)
@@ -191,17 +209,22 @@ def _predict(
     with track(f"eval {test_set.key}, {name}", total, "items") as advance:
         for number, (file, each) in enumerate(zip(files, prompts.values(), strict=True)):
             share = {"process": group.index + number, "n_processes": group.count}
+            watcher = None
+            if watch is not None and isinstance(engine, LoadedModel) and group.count == 1 and not file.is_scored:
+                watcher = watch(variant, test_set.key, each.language, each.rows)
             if isinstance(engine, LoadedModel):
                 is_read = variant == "tuned" and engine.readout is not None and prefix_cache and not file.is_scored
                 of_base = _of_base(engine, each, folder, test_set.key) if is_read else None
                 batches = partial(
                     score_batches, engine, each, variant, token_budget=settings.token_budget,
                     batch_size=None if settings.batch_size == "auto" else settings.batch_size,
-                    prefix_cache=prefix_cache, of_base=of_base, **share,
+                    prefix_cache=prefix_cache, of_base=of_base, watcher=watcher, **share,
                 )  # fmt: skip
             else:
                 batches = partial(server_batches, engine, each, **share)
-            file.score(batches, advance)
+            file.score(batches, advance, afresh=watcher is not None)
+            if watcher is not None:
+                watcher.write()  # before the scores: what is not written then is watched again
             if group.count == 1:
                 file.finish()
     group.wait()

@@ -32,6 +32,7 @@ from glotlift.models.load import LoadedModel
 from glotlift.models.packing import TOKEN_BUDGET, Row, plan_batches
 from glotlift.models.readout import Readout
 from glotlift.models.server import Server, score_words
+from glotlift.models.watching import Taps, Watcher
 
 Advance = Callable[[int], Any]
 """Called with the number of items done."""
@@ -87,7 +88,7 @@ def score_batches(
     done: Mapping[int, Any] | None = None,
     process: int = 0,
     n_processes: int = 1,
-    keep_states: Callable[[int, np.ndarray], Any] | None = None,
+    watcher: Watcher | None = None,
     of_base: Mapping[int, LabelScores] | None = None,
 ) -> Iterator[dict[int, LabelScores]]:
     """Yield the scores of items and content-free inputs, batch by batch; index len(items) is the first of the latter.
@@ -104,8 +105,7 @@ def score_batches(
         process: of `n_processes`, which take the batches in turns; counted on from language to language, so that no
             process always begins.
         n_processes: see `process`.
-        keep_states: called with the index of a row and its states at the last prompt token, *shape* (layers + 1,
-            hidden), fp32: a tap of the cached pass.
+        watcher: looks at every batch of the cached pass, too.
         of_base: what `base` says of all rows, where it is known: a readout is added to that, and no block behind its
             layer has to run, or none at all if it has no weight.
     """
@@ -131,8 +131,10 @@ def score_batches(
             return
         tokens = _scored_tokens(rows, prompts.prefix_sets + prompts.released_sets)
         if prefix_cache:
-            batches = run(model, rows, token_budget=token_budget, batches=share, tokens=tokens,
-                          last_states=readout is not None or keep_states is not None)  # fmt: skip
+            taps: Taps = {"last_states": readout is not None}
+            if watcher is not None:
+                taps, rows = taps | watcher.taps, watcher.rows(rows)
+            batches = run(model, rows, token_budget=token_budget, batches=share, tokens=tokens, **taps)
         else:
             batches = _plain(model, rows, share, tokens)
         for batch in batches:
@@ -140,9 +142,8 @@ def score_batches(
             if readout is not None:
                 scores = _with_readout(readout, batch, scores)
             _check_finite(scores, prompts)
-            if keep_states is not None and batch.last_states is not None:
-                for index, states in zip(batch.rows, batch.last_states.numpy(), strict=True):
-                    keep_states(index, states)
+            if watcher is not None and prefix_cache:
+                watcher.see(model, batch, tokens)
             yield scores
 
 

@@ -87,17 +87,24 @@ class PredictionFile:
         """Whether the file has all scores, however it decides between them."""
         return self._kept.get("fingerprint") == self._about["fingerprint"]
 
-    def score(self, batches: Callable[..., Iterator[dict[int, LabelScores]]], progress: Advance | None = None) -> None:
+    def score(
+        self,
+        batches: Callable[..., Iterator[dict[int, LabelScores]]],
+        progress: Advance | None = None,
+        *,
+        afresh: bool = False,
+    ) -> None:
         """Compute the scores that are missing, or this process's share of them, into the journal.
 
         Args:
             batches: called with `done`, the scores that are known already, yields the others, see `score_batches`.
             progress: called with the number of items done.
+            afresh: take no score for known while the file is not whole: somebody else has to see every batch.
         """
         if self.is_scored:
             advance(progress, range(len(self._prompts.items)), self._prompts)
             return
-        done = self._journal.read()
+        done = {} if afresh else self._journal.read()
         advance(progress, done, self._prompts)
         for found in batches(done=done):
             self._journal.append(found)

@@ -25,10 +25,11 @@ from glotlift.explanation.self_test import self_test
 from glotlift.explanation.states import in_type
 from glotlift.explanation.subject import LensOptions, Questions, Subject, looked_into, say_what_is_left_out
 from glotlift.explanation.token_sets import token_sets
-from glotlift.explanation.tuned_lens import load_tuned_lens
-from glotlift.models.forward import run
+from glotlift.explanation.tuned_lens import TunedLens, load_tuned_lens
+from glotlift.models.forward import Batch, run
 from glotlift.models.load import LoadedModel, digest
-from glotlift.models.packing import TOKEN_BUDGET
+from glotlift.models.packing import TOKEN_BUDGET, Row
+from glotlift.models.watching import Taps
 from glotlift.tasks.task import AnswerSet
 
 __all__ = ["Questions", "explain", "explain_languages"]
@@ -82,45 +83,29 @@ def check(subject: Subject, kinds: Sequence[str]) -> None:
 
 
 def explain(subject: Subject, kinds: Sequence[str], *, n_permutations: int = N_PERMUTATIONS) -> None:
-    """Write `lens`, `geometry`, `item-link` or several of a subject; arguments and errors as `explain_languages`."""
-    loaded, states = subject.loaded, {}
-    say_what_is_left_out(loaded)
-    translators = load_tuned_lens(subject.lens.tuned_lens, loaded) if subject.lens.tuned_lens else None
-    target = subject.folder / "geometry" / subject.task_key
-    tested: set[str] = set()
-    for variant, (language, questions) in product(looked_into(loaded), subject.prompts.items()):
-        sets = token_sets(loaded.tokenizer, subject.english_words, subject.own_words[language])
-        pooled = PooledStates(target / "states" / variant / f"{language}.safetensors")
-        states.setdefault(variant, {})[language] = pooled
-        lens = LensPass(subject, variant, language, questions, sets, translators) if "lens" in kinds else None
-        asked = [name for name in (subject.pooling, subject.states_dtype) if name not in ("question", "float32")]
-        of_states = digest(identity(loaded, variant, language, questions), *asked)
-        wants_states = "geometry" in kinds and pooled.metadata.get("fingerprint") != of_states
-        if not wants_states and (lens is None or lens.is_written):
+    """Write `lens`, `geometry`, `item-link` or several of a subject; arguments and errors as `explain_languages`.
+
+    What a watcher of evaluation's pass has written, see `watching`, is not computed again.
+    """
+    say_what_is_left_out(subject.loaded)
+    looks = Looks(subject, kinds)
+    states: dict[str, dict[str, PooledStates]] = {}
+    for variant, (language, questions) in product(looked_into(subject.loaded), subject.prompts.items()):
+        look = looks.of(variant, language)
+        states.setdefault(variant, {})[language] = PooledStates(look.states_path)
+        if look.is_written:
             subject.progress(len(questions.rows))
             continue
         try:
-            if variant not in tested:
-                self_test(loaded, variant, language)
-                tested.add(variant)
-            kept = _run(subject, variant, language, questions, None if lens and lens.is_written else lens, wants_states)
-            kept = None if kept is None else in_type(kept, subject.states_dtype)
+            looks.test(variant, language)
+            look.run()
+            look.write()
         except (ModelError, RunError) as fault:
             raise type(fault)(f"task {subject.task_key!r}, {language}: {fault}") from None
-        if kept is not None:
-            ids = [item.id for item in questions.items]
-            spans = [row.span for row in pooled_rows(questions.rows, subject.pooling)]
-            lengths = [end - start for start, end in spans]
-            about = {"fingerprint": of_states, "ids": ids, "lengths": lengths, "pooling": subject.pooling}
-            write_states(pooled.path, kept, about)
-        if lens is not None:
-            lens.write()
     if "lens" in kinds:
         write_pivots(subject)
     if "geometry" in kinds:
-        states = {
-            variant: {code: PooledStates(of.path) for code, of in each.items()} for variant, each in states.items()
-        }
+        target = subject.folder / "geometry" / subject.task_key
         write_geometry(target, states, seed=subject.seed, n_permutations=n_permutations)
     if "item-link" in kinds:
         write_link(subject, states, with_lens="lens" in kinds)
@@ -133,28 +118,117 @@ def identity(loaded: LoadedModel, variant: str, language: str, questions: Questi
     return [loaded.variant_fingerprint(variant), rows, [item.id for item in questions.items], *by_language]
 
 
-def _run(
-    subject: Subject, variant: str, language: str, questions: Questions, lens: LensPass | None, wants_states: bool
-) -> torch.Tensor | None:
-    """Run a language once, with the taps that are asked for; *shape* of pooled states (layers + 1, items, hidden)."""
-    rows = lens.rows if lens is not None else [LensPass.bare(row) for row in questions.rows]
-    tokens = lens.tokens if lens is not None else ()
-    indexes, pooled = [], []
-    with subject.loaded.as_variant(variant, language) as model:
-        batches = run(
-            model, pooled_rows(rows, subject.pooling), token_budget=subject.token_budget, tokens=tokens,
-            pooled_states=wants_states, asked_states=lens is not None,
-        )  # fmt: skip
-        for batch in batches:
-            if lens is not None:
-                lens.see(model, batch)
-            if batch.pooled_states is not None:
-                pooled.append(batch.pooled_states)
-            indexes += batch.rows
-            subject.progress(len(batch.rows))
-        if lens is not None:
-            lens.see_components(model)
-    if not pooled:
-        return None
-    in_order = torch.cat(pooled)[torch.tensor(indexes).argsort()]
-    return in_order.transpose(0, 1)
+class Look:
+    """Lens and geometry of a variant and language: what they ask of a pass, see of it and write.
+
+    Args:
+        subject: what is looked into.
+        variant: `base` or `tuned`.
+        language: of the prompts.
+        kinds: `lens`, `geometry` or both; others are not looked at.
+        translators: a tuned lens; None for none.
+
+    Attributes:
+        states_path: of the pooled states.
+    """
+
+    def __init__(
+        self, subject: Subject, variant: str, language: str, kinds: Sequence[str], translators: TunedLens | None
+    ) -> None:
+        self._subject, self._variant, self._language = subject, variant, language
+        self._questions = subject.prompts[language]
+        target = subject.folder / "geometry" / subject.task_key
+        self.states_path = target / "states" / variant / f"{language}.safetensors"
+        asked = [name for name in (subject.pooling, subject.states_dtype) if name not in ("question", "float32")]
+        self._of_states = digest(identity(subject.loaded, variant, language, self._questions), *asked)
+        is_kept = PooledStates(self.states_path).metadata.get("fingerprint") == self._of_states
+        self._wants_states = "geometry" in kinds and not is_kept
+        self._lens: LensPass | None = None
+        if "lens" in kinds:
+            sets = token_sets(subject.loaded.tokenizer, subject.english_words, subject.own_words[language])
+            lens = LensPass(subject, variant, language, self._questions, sets, translators)
+            self._lens = None if lens.is_written else lens
+        self._indexes: list[int] = []
+        self._pooled: list[torch.Tensor] = []
+
+    @property
+    def is_written(self) -> bool:
+        """Whether there is nothing left to look at."""
+        return not self._wants_states and self._lens is None
+
+    @property
+    def taps(self) -> Taps:
+        """Taps that the pass needs."""
+        pooled: Taps = {"pooled_states": self._wants_states}
+        return pooled | self._lens.taps if self._lens else pooled
+
+    def rows(self, rows: Sequence[Row]) -> list[Row]:
+        """Return the rows of a pass, with the spans that are pooled over."""
+        return pooled_rows(rows, self._subject.pooling)
+
+    def see(self, model: Any, batch: Batch, tokens: Sequence[int]) -> None:
+        """Look at those of a batch that are among the questions; `tokens` are the columns of its logits."""
+        seen = batch.of_first(len(self._questions.rows))
+        if not seen.rows:
+            return
+        if self._lens is not None:
+            self._lens.see(model, seen, tokens)
+        if self._wants_states:
+            assert seen.pooled_states is not None
+            self._pooled.append(seen.pooled_states)
+        self._indexes += seen.rows
+
+    def run(self) -> None:
+        """Make a pass of its own over the questions."""
+        rows = self._lens.rows if self._lens else [LensPass.bare(row) for row in self._questions.rows]
+        tokens = self._lens.tokens if self._lens else ()
+        subject = self._subject
+        with subject.loaded.as_variant(self._variant, self._language) as model:
+            for batch in run(model, self.rows(rows), token_budget=subject.token_budget, tokens=tokens, **self.taps):
+                self.see(model, batch, tokens)
+                subject.progress(len(batch.rows))
+            if self._lens is not None:
+                self._lens.see_components(model)
+
+    def write(self) -> None:
+        """Write what was seen.
+
+        Raises:
+            ModelError: a state has no number in the type that states are written in.
+        """
+        questions, subject = self._questions, self._subject
+        if self._pooled:
+            in_order = torch.cat(self._pooled)[torch.tensor(self._indexes).argsort()].transpose(0, 1)
+            lengths = [end - start for start, end in (row.span for row in self.rows(questions.rows))]
+            about = {
+                "fingerprint": self._of_states, "ids": [item.id for item in questions.items], "lengths": lengths,
+                "pooling": subject.pooling,
+            }  # fmt: skip
+            write_states(self.states_path, in_type(in_order, subject.states_dtype), about)
+        if self._lens is not None:
+            self._lens.write()
+
+
+class Looks:
+    """The looks into all variants and languages of a subject.
+
+    Args:
+        subject: what is looked into.
+        kinds: of explanation.
+    """
+
+    def __init__(self, subject: Subject, kinds: Sequence[str]) -> None:
+        self._subject, self._kinds = subject, kinds
+        self._tested: set[str] = set()
+        loaded, folder = subject.loaded, subject.lens.tuned_lens
+        self._translators = load_tuned_lens(folder, loaded) if folder else None
+
+    def of(self, variant: str, language: str) -> Look:
+        """Return the look into a variant and language."""
+        return Look(self._subject, variant, language, self._kinds, self._translators)
+
+    def test(self, variant: str, language: str) -> None:
+        """Try the variant on two short texts, if it has not been, see `glotlift.explanation.self_test`."""
+        if variant not in self._tested:
+            self_test(self._subject.loaded, variant, language)
+            self._tested.add(variant)

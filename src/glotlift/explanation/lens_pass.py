@@ -7,7 +7,7 @@ folder, a file a variant, task and language each.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from glotlift.explanation.tuned_lens import TunedLens
 from glotlift.models.forward import Batch, run
 from glotlift.models.load import digest
 from glotlift.models.packing import Row
+from glotlift.models.watching import Taps
 from glotlift.runs import parquet_metadata, write_parquet
 
 log = logging.getLogger("glotlift")
@@ -109,25 +110,33 @@ class LensPass:
         """Whether all its files are there, for the same numbers."""
         return all(parquet_metadata(path).get("fingerprint") == print_ for path, print_ in self._files.values())
 
-    def see(self, model: nn.Module, batch: Batch) -> None:
+    @property
+    def taps(self) -> Taps:
+        """Taps that the pass needs; where whole words are read, also of the states behind each of their tokens."""
+        return {"asked_states": True} if self._words else {"last_states": True}
+
+    def see(self, model: nn.Module, batch: Batch, tokens: Sequence[int]) -> None:
         """Keep what the lens sees of a batch.
 
         Args:
             model: the model.
-            batch: of a pass with `asked_states`, and `tokens` that begin with this lens's.
+            batch: of a pass with `taps`.
+            tokens: columns of its logits. The last layer is checked by those of them that this lens reads.
 
         Raises:
             RunError: the last layer is not the model's own distribution.
             ModelError: a number is not finite.
         """
-        assert batch.asked_states is not None and batch.normalizer is not None
-        # where whole words are read, the states behind each of their tokens are read with the prompts' ends
-        read = list(range(len(batch.asked_states))) if self._words else batch.prompt_end
+        states = batch.asked_states if self._words else batch.last_states
+        assert states is not None and batch.normalizer is not None
+        read = list(range(len(states))) if self._words else batch.prompt_end  # positions in the logits
         ends = batch.prompt_end if self._words else list(range(len(batch.rows)))
-        states = batch.asked_states[read]
         found = read_layers(model, states, self._sets, further=self._further)
-        own = (batch.logits[read][:, : len(self.tokens)] - batch.normalizer[read, None]).cpu().numpy()
-        check_last_layer(model, found.log_probabilities[:, -1, : len(self.tokens)], own)
+        column = {token: place for place, token in enumerate(tokens)}
+        checked = [(place, column[token]) for place, token in enumerate(self.tokens) if token in column]
+        here, there = (list(places) for places in zip(*checked, strict=True)) if checked else ([], [])
+        own = (batch.logits[read][:, there] - batch.normalizer[read, None]).cpu().numpy()
+        check_last_layer(model, found.log_probabilities[:, -1, here], own)
         self._indexes += batch.rows
         self._plain.append(found.rows(ends))
         if self._translators is not None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -75,6 +75,16 @@ class Batch:
     pooled_states: Tensor | None = None
     normalizer: Tensor | None = None
     asked_states: Tensor | None = None
+
+    def of_first(self, n_rows: int) -> Batch:
+        """Return the batch with those of its rows that are among the first `n_rows` of all; maybe with none."""
+        places = [place for place, index in enumerate(self.rows) if index < n_rows]
+        if len(places) == len(self.rows):
+            return self
+        rows, prompt_end, nodes = ([each[k] for k in places] for each in (self.rows, self.prompt_end, self.nodes))
+        states = {name: getattr(self, name) for name in ("last_states", "pooled_states")}
+        chosen = {name: None if each is None else each[places] for name, each in states.items()}
+        return replace(self, rows=rows, prompt_end=prompt_end, nodes=nodes, **chosen)
 
 
 @dataclass(frozen=True)

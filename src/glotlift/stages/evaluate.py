@@ -1,7 +1,8 @@
 """Stage `eval`: base and tuned model on every test set, compared.
 
 Reads: `adapter/`, the base model, the test rows. Writes: `predictions/<base|tuned>/<test set>/<language>.parquet`,
-`scores.json`. Fingerprint: the weights of base and adapter, dtype, the settings of evaluation, all test sets.
+`scores.json`; and where `explain` follows in the run, what lens and geometry see of the same pass, for that stage.
+Fingerprint: the weights of base and adapter, dtype, the settings of evaluation, all test sets.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from glotlift.names import safe_name
 from glotlift.runs import RunFolder
 from glotlift.schema import validate
 from glotlift.stages.stage import OpenRun, Stage
+from glotlift.stages.subjects import watch_of
 from glotlift.stages.train import ADAPTER, TRAIN
 from glotlift.tasks.load import load_task
 from glotlift.tasks.task import ANSWERS_IN
@@ -129,9 +131,11 @@ def _fingerprint(run: OpenRun) -> str:
 def _do(run: OpenRun) -> None:
     from glotlift.evaluation.evaluate import evaluate_test_sets
 
+    watch = watch_of(run.recipe, run.test_sets, run.loaded, run.path) if run.is_explained else None
     evaluate_test_sets(
-        run.loaded, run.test_sets, run.evaluation, run.path, adapter=run.path / ADAPTER, seed=run.recipe.seed
-    )
+        run.loaded, run.test_sets, run.evaluation, run.path, adapter=run.path / ADAPTER, seed=run.recipe.seed,
+        watch=watch,
+    )  # fmt: skip
 
 
 EVALUATE = Stage(

@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from glotlift.errors import DataError, LanguageError, ModelError, RecipeError, one_of
+from glotlift.errors import DataError, ModelError, RecipeError
 from glotlift.evaluation.settings import EvalSettings
 from glotlift.evaluation.test_sets import TestSet, read_test_sets
 from glotlift.explanation.settings import (
@@ -22,7 +23,6 @@ from glotlift.explanation.settings import (
     KINDS,
     ExplainSettings,
     Explanation,
-    LensSettings,
     LensTraining,
     TextLens,
     beside_lens,
@@ -35,9 +35,9 @@ from glotlift.runs import RunFolder
 from glotlift.schema import validate
 from glotlift.stages.evaluate import EVALUATE
 from glotlift.stages.stage import OpenRun, Stage
+from glotlift.stages.subjects import explained, subject_of
 from glotlift.stages.train import ADAPTER, TRAIN
-from glotlift.tasks.task import AnswerSet, Task
-from glotlift.training.settings import CLOSED_FORM
+from glotlift.tasks.task import AnswerSet
 
 log = logging.getLogger("glotlift")
 
@@ -143,34 +143,6 @@ def _texts(source: str) -> list[str]:
         raise DataError(f"{source}: cannot be read as text ({fault}), expected UTF-8, one text a line") from None
 
 
-def explained(recipe: Recipe, test_sets: Mapping[str, TestSet]) -> TestSet:
-    """Return the test set that lens and geometry look at, with the items that they look at.
-
-    Raises:
-        RecipeError: the test set is not one of `eval`, or switch-off lacks a LoRA adapter.
-        LanguageError: a language to explain is not evaluated, or patching lacks English or another language.
-        TaskError: the task has no answer words of a language's own.
-    """
-    settings = recipe.explain
-    name = settings.task or next(iter(test_sets))
-    if name not in test_sets:
-        raise RecipeError(f"explain.task: got {name!r}, expected a test set of eval: {one_of(test_sets)}")
-    test_set = test_sets[name]
-    chosen = settings.languages or tuple(test_set.items)
-    if missing := [code for code in chosen if code not in test_set.items]:
-        has = " ".join(test_set.items)
-        raise LanguageError(f"explain.languages: {' '.join(missing)} not in test set {test_set.key!r}: {has}")
-    check_languages(settings.what, chosen)
-    without_lora = [*(name for name in recipe.train.objective if name in CLOSED_FORM), recipe.train.method]
-    if "switch-off" in settings.what and without_lora != ["lora"]:
-        got = without_lora[0]
-        raise RecipeError(f"explain.what: got switch-off with {got!r} training, expected one that tunes a LoRA adapter")
-    for code in chosen:
-        test_set.task.answers(code, "own")
-    items = {code: test_set.items[code][: settings.limit] for code in chosen}
-    return TestSet(test_set.settings, test_set.task, items)
-
-
 def _control(adapter: str | None, folder: Path, seed: int) -> str:
     """Write the random adapter of the same norm and return its folder; first of all, since it may be refused."""
     from glotlift.models.random_adapter import write_random_adapter
@@ -207,28 +179,19 @@ def _explain_control(
 def _explain(
     loaded: Any, test_set: TestSet, folder: Path, token_budget: int, seed: int, asked: ExplainSettings | Explanation
 ) -> None:
-    from glotlift.evaluation.prompts import prepare
     from glotlift.explanation.kinds import explain_kinds
-    from glotlift.explanation.subject import LensOptions, Subject, looked_into
+    from glotlift.explanation.subject import looked_into
     from glotlift.progress import track
 
-    task, kinds = test_set.task, asked.what
-    entry = test_set.settings.model_copy(update={"closing_quote": False})  # no answer is scored here
-    prompts = {code: prepare(loaded, task, code, rows, entry) for code, rows in test_set.items.items()}
-    english = _english_words(task, next(iter(prompts)))
-    own = {code: task.answers(code, "own") for code in prompts}
+    kinds = asked.what
+    subject = subject_of(loaded, test_set, folder, token_budget, seed, asked)
     if "lens" in kinds:
-        _say_coverage(loaded, english, own)
-    options = LensOptions(**{name: getattr(asked, name) for name in LensSettings.model_fields})
+        _say_coverage(loaded, subject.english_words, subject.own_words)
     passes = len({"lens", "geometry"} & set(kinds)) > 0, "patching" in kinds
     rounds = sum(passes) * len(looked_into(loaded)) + ("switch-off" in kinds)
-    total = rounds * sum(len(each.rows) for each in prompts.values())
+    total = rounds * sum(len(each.rows) for each in subject.prompts.values())
     with track(f"explain {test_set.key}", total, "items") as advance:
-        subject = Subject(
-            loaded, prompts, folder, test_set.key, english, own, seed, token_budget, advance, options,
-            asked.pooling, asked.states_dtype,
-        )  # fmt: skip
-        explain_kinds(subject, kinds)
+        explain_kinds(replace(subject, progress=advance), kinds)
 
 
 def _say_coverage(loaded: Any, english: AnswerSet, own: Mapping[str, AnswerSet]) -> None:
@@ -238,10 +201,6 @@ def _say_coverage(loaded: Any, english: AnswerSet, own: Mapping[str, AnswerSet])
     coverage = coverage_frame(loaded.tokenizer, english, own)
     for line in (*coverage_lines(coverage), *coverage_warnings(coverage)):
         log.info("%s", line)
-
-
-def _english_words(task: Task, language: str) -> dict[str, str]:
-    return task.answers("en", "own") if "en" in task.languages else task.answers(language, "english")
 
 
 def _fingerprint(run: OpenRun) -> str:

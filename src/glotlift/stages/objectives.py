@@ -217,6 +217,7 @@ def _base_scores(run: OpenRun, loaded: LoadedModel, prompts: Prompts, path: Path
 
     from glotlift.evaluation.predict import score_batches
     from glotlift.evaluation.prediction_file import PredictionFile, prediction_fingerprint
+    from glotlift.models.watching import LastStates
     from glotlift.processes import processes
     from glotlift.runs import read_parquet
 
@@ -225,14 +226,14 @@ def _base_scores(run: OpenRun, loaded: LoadedModel, prompts: Prompts, path: Path
     file = PredictionFile(path, prompts, fingerprint, scoring="sequence", calibration="none",
                           metadata={"task": prompts.task, "variant": "base"}, process=group.index)  # fmt: skip
     share: dict[str, Any] = {"process": group.index, "n_processes": group.count}
-    states: dict[int, np.ndarray] = {}
+    kept = LastStates()
     if "readout" in run.recipe.train.objective:  # which reads them, see `_states`
-        share["keep_states"] = states.__setitem__
+        share["watcher"] = kept
     rows = [*prompts.rows, *prompts.content_free]
     with counted_pass(run, fingerprint, path.stem, rows, is_kept=file.is_scored):
         file.score(partial(score_batches, loaded, prompts, "base", **share))
-    if states.keys() >= set(range(len(prompts.rows))):  # not where some were scored before, or by another process
-        run.states[fingerprint] = np.stack([states[index] for index in range(len(prompts.rows))])
+    if kept.found.keys() >= set(range(len(prompts.rows))):  # not where some were scored before, or by another process
+        run.states[fingerprint] = np.stack([kept.found[index] for index in range(len(prompts.rows))])
     group.wait()
     if group.is_first:
         file.finish()
@@ -274,6 +275,7 @@ def _states(run: OpenRun, loaded: LoadedModel, asked: Asked, code: str) -> np.nd
     from glotlift.evaluation.prediction_file import prediction_fingerprint
     from glotlift.models.anatomy import text_config
     from glotlift.models.forward import run as run_rows
+    from glotlift.models.watching import LastStates
 
     prompts = asked.prompts[code]
     key = prediction_fingerprint(loaded.variant_fingerprint("base"), prompts)
@@ -282,8 +284,10 @@ def _states(run: OpenRun, loaded: LoadedModel, asked: Asked, code: str) -> np.nd
             return run.states[key]
         found: dict[int, np.ndarray] = {}
         if asked.answers[code].scores is not None:
-            for _ in score_batches(loaded, prompts, "base", keep_states=found.__setitem__):
+            kept = LastStates()
+            for _ in score_batches(loaded, prompts, "base", watcher=kept):
                 pass
+            found = kept.found
         else:
             bare = [replace(row, trie=None, root=0) for row in prompts.rows]
             with loaded.as_variant("base") as model:

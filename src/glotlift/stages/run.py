@@ -9,15 +9,17 @@ a place in `STAGES`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from glotlift.recipe import Recipe
 from glotlift.stages.data import DATA
 from glotlift.stages.evaluate import EVALUATE
-from glotlift.stages.explain import EXPLAIN, explained
+from glotlift.stages.explain import EXPLAIN
 from glotlift.stages.merge import MERGE
 from glotlift.stages.report import REPORT
 from glotlift.stages.stage import open_run, walk
+from glotlift.stages.subjects import explained
 from glotlift.stages.train import TRAIN
 
 DEMO = Path(__file__).parents[1] / "tasks" / "sample" / "demo.yaml"
@@ -38,7 +40,7 @@ def run(recipe: Recipe | str | Path, output_path: str | Path | None = None, *, s
         UserError: something in the recipe or the files it names is at fault.
         RunError: a stage failed.
     """
-    opened = open_run(recipe, output_path, settings)
+    opened = replace(open_run(recipe, output_path, settings), is_explained=True)
     _ = opened.evaluation  # a recipe without it is not a whole run
     explained(opened.recipe, opened.test_sets)  # faults in test data show before hours of training
     walk(opened, *STAGES)

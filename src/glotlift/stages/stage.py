@@ -33,11 +33,13 @@ class OpenRun:
         recipe: the recipe.
         folder: the run folder.
         states: fingerprint of what was run -> states of the base model, for all runs of a sweep.
+        is_explained: whether `explain` follows on `eval`, which then lets it look at its pass.
     """
 
     recipe: Recipe
     folder: RunFolder
     states: dict[str, np.ndarray] = field(default_factory=dict)
+    is_explained: bool = False
 
     @property
     def path(self) -> Path:
