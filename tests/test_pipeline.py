@@ -157,6 +157,21 @@ def test_a_recipe_asks_for_pooling_item_link_and_the_random_adapter(recipe, agai
     assert (again / "random_adapter" / "adapter" / "random_adapter.json").is_file()
 
 
+def test_lens_and_geometry_look_at_the_pass_that_evaluation_makes(recipe, again, whole, monkeypatch):
+    def never(*_args, **_options):
+        raise AssertionError("a pass of its own")
+
+    for folder in ("predictions", "lens", "geometry"):
+        shutil.rmtree(again / folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("glotlift.explanation.collect.run", never)
+        run(recipe, again, settings=["explain.what=[lens, geometry]"])
+    assert _files(again) == _files(whole)
+    shutil.rmtree(again / "lens")  # what is missed later is looked at anew
+    run(recipe, again, settings=["explain.what=[lens, geometry]"])
+    assert _files(again).keys() == _files(whole).keys()
+
+
 def test_what_the_lens_wrote_beside_is_an_output_that_is_missed(recipe, again):
     asked = ["explain.what=[lens]", "explain.paper=true", "explain.components=true"]
     run(recipe, again, settings=asked)
@@ -173,9 +188,10 @@ def test_what_the_lens_wrote_beside_is_an_output_that_is_missed(recipe, again):
 MOMENTS = {
     "in training": "checkpoints/*/checkpoint-3/trainer_state.json",
     "in merging": ".merged.*",
-    "in evaluation": "predictions/base/sentiment/de.parquet",
-    "in explanation": "lens/base/sentiment/en.parquet",
-    "in the geometry": "geometry/sentiment/states/tuned/de.safetensors",
+    "in evaluation": "predictions/base/sentiment/.de.*.jsonl",
+    "behind a pass that was watched": "lens/base/sentiment/en.parquet",
+    "between base and tuned": "predictions/base/sentiment/sw.parquet",
+    "in the geometry": "geometry/sentiment/pca.parquet",
     "in patching": "patching/sentiment/base/de.parquet",
 }
 
