@@ -97,6 +97,33 @@ def test_the_table_says_what_the_runs_say(written, tmp_path):
     assert "consistency.rank-1 &" in (tmp_path / "few" / "sweep.tex").read_text()
 
 
+def test_against_a_run_stands_what_the_others_gain_over_it(written, tmp_path):
+    from glotlift import compare
+
+    folder = stage.sweep(written(seeds=[0, 1], against="translation"), tmp_path / "few")
+    task = json.loads((folder / "sweep.json").read_text())["tasks"]["sentiment"]
+    assert list(task["gains_against"]) == ["consistency"]
+    gains, found = task["gains"], task["gains_against"]["consistency"]
+    compared = [
+        compare(*(folder / name / f"seed{seed}" for name in ("translation", "consistency")))["glotlift"]["tasks"]
+        for seed in (0, 1)
+    ]
+    for group, measure in product(("all", "seen", "unseen"), ("auroc", "calibrated", "raw")):
+        gain = found[group][measure]
+        sides = [gains[name][group][measure]["tuned"] for name in ("translation", "consistency")]
+        assert [gain["base"], gain["tuned"]] == pytest.approx(sides) and gain["seeds"] == 2
+    raw = [each["sentiment"]["raw_groups"]["all"]["change"] for each in compared]
+    assert found["all"]["raw"]["change"] == pytest.approx(sum(raw) / 2)
+    assert found["unseen"]["raw"]["p_holm"] == found["unseen"]["raw"]["p"]
+    lines = (folder / "sweep.md").read_text().splitlines()
+    named = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
+    assert named[2:] == ["consistency", "translation", "consistency over translation"]
+    rows = list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
+    against = [row for row in rows if row["kind"] == "against"]
+    assert {row["run"] for row in against} == {"consistency"} and not any(row["seconds"] for row in against)
+    assert len(rows) == 3 * len(against) > 0
+
+
 def test_a_run_s_preset_takes_the_place_of_the_recipe_s_objective(written):
     base = {"train": {"preset": "translation", "objective": "translation", "learning_rate": 1e-3}}
     runs = [
@@ -127,6 +154,7 @@ def test_a_run_s_preset_takes_the_place_of_the_recipe_s_objective(written):
             "run a: `train`: got preset steering with objective translation",
         ),
         ({"runs": []}, {}, "`runs`: got"),
+        ({"against": "paper"}, {}, "`against`: got 'paper', expected a run: consistency or translation"),
         ({"seeds": [1, 1]}, {}, "got the seeds 1, 1, expected each once"),
         ({"vary": {"eval.limit": [1]}}, {}, "got 'eval.limit', expected settings of data or train"),
         ({"recipe": "nowhere.yaml"}, {}, "nowhere.yaml: no such file"),

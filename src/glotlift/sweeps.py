@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from glotlift.errors import RecipeError
+from glotlift.errors import RecipeError, one_of
 from glotlift.fields import Name, Natural
 from glotlift.names import safe_name, taken_twice
 from glotlift.recipe import Recipe
@@ -42,6 +42,7 @@ class Sweep(Frozen):
         vary: settings such as `train.learning_rate` with a list of values each; every run is made with every
             combination, which its name then tells.
         seeds: every run is made with every one.
+        against: the run that the others are compared with, seed by seed, beside the base; with what varies, if it does.
     """
 
     name: Name
@@ -49,6 +50,7 @@ class Sweep(Frozen):
     runs: tuple[SweepRun, ...] = Field(min_length=1)
     vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     seeds: tuple[Natural, ...] = Field((0,), min_length=1)
+    against: str | None = None
 
     @field_validator("seeds")
     @classmethod
@@ -95,7 +97,7 @@ def load_sweep(path: str | Path) -> tuple[Sweep, list[PlannedRun]]:
 
     Raises:
         RecipeError: the sweep or its recipe is missing, malformed or at fault, or without `eval`; two runs have one
-            name; or what a run writes over the recipe is at fault.
+            name; what a run writes over the recipe is at fault; or `against` is no run.
     """
     file = Path(path)
     sweep = validate(Sweep, read_yaml(file, RecipeError), str(file), RecipeError)
@@ -105,6 +107,9 @@ def load_sweep(path: str | Path) -> tuple[Sweep, list[PlannedRun]]:
     listed = [(_name(run, values), run, values) for run in sweep.runs for values in _combinations(sweep.vary)]
     if twice := taken_twice(name for name, *_ in listed):
         raise RecipeError(f"{file}: got two runs of the name {twice[0]!r}, expected different names")
+    names = [name for name, *_ in listed]
+    if sweep.against is not None and sweep.against not in names:
+        raise RecipeError(f"{file}, `against`: got {sweep.against!r}, expected a run: {one_of(names)}")
     planned = []
     for name, run, values in listed:
         for seed in sweep.seeds:

@@ -34,7 +34,8 @@ def write_sweep(folder: Path, scores: Mapping[str, Any]) -> None:
 
 def sweep_table(scores: Mapping[str, Any], key: str) -> ResultTable:
     """Return the table of a test set: gains in points over the languages no run was tuned on (over all, where there are
-    none), what the pivot language loses, and what a run cost. Baselines, which tune nothing, stand above the runs."""
+    none), what the pivot language loses, and what a run cost. Baselines, which tune nothing, stand above the runs; what
+    runs gain over the run `against` stands below."""
     task, runs = scores["tasks"][key], scores["runs"]
     group = "unseen" if "unseen" in task["groups"] else "all"
     has_pivot = "pivot" in task["groups"]
@@ -46,30 +47,36 @@ def sweep_table(scores: Mapping[str, Any], key: str) -> ResultTable:
         Column("seconds", "seconds"),
         Column("tokens", "tokens"),
     )
-    rows = [
-        Row(
-            {"run": Cell(f"{name} (baseline)")}
-            | {each: Cell("–") for each in ("seeds", "pivot", "seconds", "tokens")}
-            | {measure: _gain_cell(gains.get(group, {}).get(measure)) for measure in TITLES}
-        )
-        for name, gains in task["baselines"].items()
-    ]
+    rows = [_row(f"{name} (baseline)", gains, group) for name, gains in task["baselines"].items()]
+    told = {
+        name: name if run["control"] == "none" else f"{name} (control: {run['control']})" for name, run in runs.items()
+    }
     for name, gains in task["gains"].items():
         run = runs[name]
-        cells = {
-            "run": Cell(name if run["control"] == "none" else f"{name} (control: {run['control']})"),
-            "seeds": Cell(str(len(run["seeds"]))),
-            "pivot": _gain_cell(gains.get("pivot", {}).get("auroc")),
-            "seconds": Cell(_mean(run["seconds"])),
-            "tokens": Cell(_mean(run["tokens"])),
-        }
-        rows.append(Row(cells | {measure: _gain_cell(gains[group].get(measure)) for measure in TITLES}))
+        cost = {each: Cell(_mean(run[each])) for each in ("seconds", "tokens")}
+        rows.append(_row(told[name], gains, group, pivot=_gain_cell(gains.get("pivot", {}).get("auroc")),
+                         seeds=Cell(str(len(run["seeds"]))), **cost))  # fmt: skip
+    against = [
+        _row(
+            f"{told[name]} over {scores['against']}",
+            gains,
+            group,
+            pivot=_gain_cell(gains.get("pivot", {}).get("auroc")),
+        )
+        for name, gains in task["gains_against"].items()
+    ]
     n_languages = counted(len(task["groups"][group]), "language")
     which = "that no run was tuned on" if group == "unseen" else "in all"
     any_gain = next(iter(task["gains"].values()))[group]
     base = ", ".join(f"{TITLES[measure]} {gain['base'] * 100:.1f}" for measure, gain in any_gain.items())
     title = f"{key}: gain over the base ({base}), mean over {n_languages} {which}; * Holm's p over the runs below 0.05"
-    return ResultTable(title, columns, {"": rows}, [])
+    return ResultTable(title, columns, {"": rows}, against)
+
+
+def _row(name: str, gains: Mapping[str, Any], group: str, **further: Cell) -> Row:
+    none = {each: Cell("–") for each in ("seeds", "pivot", "seconds", "tokens")}
+    measured = {measure: _gain_cell(gains.get(group, {}).get(measure)) for measure in TITLES}
+    return Row({"run": Cell(name)} | none | measured | further)
 
 
 def _gain_cell(gain: Mapping[str, Any] | None) -> Cell:
@@ -87,11 +94,13 @@ def _mean(values: list[float | None]) -> str:
 def sweep_csv(scores: Mapping[str, Any]) -> str:
     """Return all numbers of a sweep as CSV, a row a test set, baseline or run (`kind`), group of languages and measure.
 
+    Rows of the kind `against` hold what a run gains over the tuned model of the run `against`, in the column `base`.
     Shares and their differences are 0 to 1; `seconds` and `tokens` are means over seeds, empty where not counted.
     """
     out = io.StringIO(newline="")
     rows = list(_numbers(scores))
-    writer = csv.DictWriter(out, list(rows[-1]), lineterminator="\n")  # a baseline has no control, cost or p over runs
+    of_a_run = max(rows, key=len)  # a baseline has no control, cost or p over runs
+    writer = csv.DictWriter(out, list(of_a_run), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
@@ -110,3 +119,8 @@ def _numbers(scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 for gain in measures.values():
                     about = {"test_set": key, "kind": "run", "run": name, "control": run["control"], "group": group}
                     yield about | gain | cost
+        for name, groups in task["gains_against"].items():
+            for group, measures in groups.items():
+                for gain in measures.values():
+                    about = {"control": scores["runs"][name]["control"], "group": group}
+                    yield {"test_set": key, "kind": "against", "run": name} | about | gain

@@ -33,7 +33,7 @@ from glotlift.stages.passes import add_passes, cost_of, known_passes
 from glotlift.stages.stage import OpenRun, open_run, walk
 from glotlift.stages.train import ADAPTER, TRAIN
 from glotlift.strict_json import read_json
-from glotlift.sweeps import PlannedRun, load_sweep
+from glotlift.sweeps import PlannedRun, Sweep, load_sweep
 
 log = logging.getLogger("glotlift")
 
@@ -66,7 +66,7 @@ def sweep(path: str | Path, output_path: str | Path | None = None) -> Path:
             run = replace(open_run(each.recipe, place), states=states)  # opened here, so that one model is held at once
             walk(run, DATA, TRAIN, EVALUATE)
             del run
-        write_sweep(folder.path, sweep_scores(asked.name, planned, places))
+        write_sweep(folder.path, sweep_scores(asked, planned, places))
     return folder.path
 
 
@@ -88,20 +88,22 @@ def _of_base(folder: Path) -> list[Path]:
     return [file for part in (*variants, folder / TEACHER) for file in sorted(part.rglob("[!.]*.parquet"))]
 
 
-def sweep_scores(name: str, planned: Sequence[PlannedRun], places: Sequence[Path]) -> dict[str, Any]:
+def sweep_scores(asked: Sweep, planned: Sequence[PlannedRun], places: Sequence[Path]) -> dict[str, Any]:
     """Return the content of sweep.json.
 
     Args:
-        name: of the sweep.
+        asked: the sweep.
         planned: its runs, evaluated.
         places: their folders.
 
     Returns:
-        `sweep`; `seen`, languages that some run was tuned on; `pivot`; `runs`: name -> `control`, `seeds`, and for
-        every seed `seconds` of training and `tokens` that went through the model, passes that another run made for it
-        included (see `glotlift.stages.passes`), None where they are not counted; `tasks`: test set -> `groups` (name ->
-        codes), `gains` (run -> group -> measure -> a `SeedsGain`, with `p_holm` over the runs) and `baselines`
-        (baseline -> group -> measure -> a `SeedsGain` over the group's languages but English, which has none).
+        `sweep`; `against`; `seen`, languages that some run was tuned on; `pivot`; `runs`: name -> `control`, `seeds`,
+        and for every seed `seconds` of training and `tokens` that went through the model, passes that another run made
+        for it included (see `glotlift.stages.passes`), None where they are not counted; `tasks`: test set -> `groups`
+        (name -> codes), `gains` (run -> group -> measure -> a `SeedsGain`, with `p_holm` over the runs),
+        `gains_against` (the same of every other run over the tuned model of the run `against`; empty without one) and
+        `baselines` (baseline -> group -> measure -> a `SeedsGain` over the group's languages but English, which has
+        none).
     """
     from glotlift.errors import ModelError
 
@@ -129,8 +131,31 @@ def sweep_scores(name: str, planned: Sequence[PlannedRun], places: Sequence[Path
             "groups": groups,
             "baselines": _baselines(done[0][1], key, groups),
             "gains": _gains(by_run, groups),
+            "gains_against": _gains(_against(by_run, asked.against), groups),
         }
-    return {"sweep": name, "seen": list(seen), "pivot": pivot, "runs": runs, "tasks": tasks}
+    return {
+        "sweep": asked.name,
+        "against": asked.against,
+        "seen": list(seen),
+        "pivot": pivot,
+        "runs": runs,
+        "tasks": tasks,
+    }
+
+
+def _against(by_run: Mapping[str, Sequence[Predictions]], name: str | None) -> dict[str, list[Predictions]]:
+    """Return of every other run, a seed, the tuned model of the run that it is compared with as base, and its own."""
+    if name is None:
+        return {}
+    return {
+        other: [_beside(*pair) for pair in zip(by_run[name], each, strict=True)]
+        for other, each in by_run.items()
+        if other != name
+    }
+
+
+def _beside(reference: Predictions, other: Predictions) -> Predictions:
+    return replace(other, frames={"base": reference.frames["tuned"], "tuned": other.frames["tuned"]})
 
 
 def _gains(by_run: Mapping[str, Sequence[Predictions]], groups: Mapping[str, Sequence[str]]) -> dict[str, Any]:
