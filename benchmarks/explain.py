@@ -11,10 +11,9 @@
     nnsight-batch   the same with its documentation's advice for speed: one trace for eight prompts, and only their last
                     states through norm and head, all at once
     evaluate        the pass of `glotlift eval` alone: every answer word scored
-    glotlift        the same pass with the taps of lens and geometry, read as `glotlift explain` reads them: a combined
-                    pass that this benchmark alone has, as the like of the loops above, without files and without what
-                    geometry makes of its states afterwards
-    explain         what `glotlift explain --what lens,geometry` runs: no answer scored; the self-test, the pass, the
+    glotlift        the same pass with the taps of lens and geometry, read as a run reads them in the pass that scores its
+                    answers; without files and without what geometry makes of its states afterwards
+    explain         what `glotlift explain --what lens,geometry` runs by itself: no answer scored; the self-test, the pass, the
                     files of lens and states written into an empty folder, geometry's measures with their intervals
 
 Each runs in a process of its own, in turns, so that peak memory is its own and a slow moment of the machine hits all;
@@ -23,7 +22,7 @@ Times are medians. Peak memory is that of the whole process once the model is lo
 entropies of the engines are apart; the last line is JSON: `over_plain`, `over_nnsight`, `over_plain_batch` and
 `over_nnsight_batch` (their time over that of glotlift, scoring included), `added_to_eval` (share of time that lens and
 geometry add to the pass), `peak_over_eval`, both of `glotlift`; and `explain_over_eval`, the time of `explain` over
-that of `evaluate`, both of which a run does.
+that of `evaluate`.
 """
 
 from __future__ import annotations
