@@ -168,7 +168,7 @@ def test_a_pure_bias_is_called_a_preference():
     """The same margins, moved: raw accuracy rises by a lot, and the model has learned nothing."""
     text = sentence((1.5, 4), (1.5, 0), seen=["zh"])
     assert "raw accuracy rises from" in text
-    assert "taken out (batch calibration), accuracy does not clearly change" in text
+    assert "taken out (batch calibration), accuracy stays at " in text
     assert "above all which label the model prefers, not how well it tells the items apart" in text
     areas = re.search(r"AUROC goes from (\S+) to (\d\.\d+)", text)
     assert areas is not None
@@ -184,14 +184,14 @@ def test_a_model_that_learned_is_said_to_tell_items_apart_better_or_worse():
 
 def test_learning_that_raw_accuracy_hides_is_told():
     text = sentence((0.3, 9), (2, 9))
-    assert "raw accuracy does not clearly change" in text
+    assert "raw accuracy stays at 50.0% (no item moved)" in text
     assert "So the tuned model tells the items apart better, which raw accuracy alone does not show." in text
 
 
 def test_nothing_changed_and_nothing_is_claimed():
     text = sentence((1, 0), (1, 0))
     assert not re.search(r"\b(rises|falls|better|worse|prefers)\b", text)
-    assert text.count("does not clearly change") == 2
+    assert "raw accuracy stays at" in text and text.count("no item moved") == 2 and "interval" not in text
 
 
 def change(low: float, high: float, middle: float | None = None) -> Change:

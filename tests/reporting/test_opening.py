@@ -170,6 +170,17 @@ def test_a_rise_needs_to_be_clear_of_zero_and_to_stay_after_calibration(tuned):
     assert (word, reason) == (NO_EVIDENCE, "5 items on sentiment cannot show a change")
 
 
+def test_where_no_item_moved_no_interval_is_told(tuned):
+    def still(task: dict[str, Any]) -> None:
+        for groups in (task["groups"], task["raw_groups"], task["calibrated_groups"]):
+            for change in groups.values():
+                change |= {"b": change["a"], "change": 0.0, "low": -0.05, "high": 0.05, "moved": False}
+
+    text = opening(edited(tuned, still)).paragraph
+    assert ", mean accuracy stays at " in text and text.count("no item moved") == 3
+    assert "points" not in text and "clearly change" not in text
+
+
 def test_a_rise_among_many_test_sets_has_to_be_clearer(tuned):
     one = edited(tuned, *(mean("unseen", measure, 0.01, 0.20) for measure in ("raw", "calibrated")))
     flat = [mean(group, measure, -0.1, 0.1) for group in ("all", "seen", "unseen") for measure in ("raw", "calibrated")]

@@ -121,6 +121,8 @@ def change_sentence(
 
 
 def _change_words(what: str, change: Change) -> str:
+    if not change.moved:
+        return f"{what} stays at {change.b:.1%} (no item moved)"
     interval = f"95 % interval {change.low * 100:+.1f} to {change.high * 100:+.1f}"
     if not change.is_clear:
         return f"{what} does not clearly change ({change.a:.1%} to {change.b:.1%}, {interval} points)"

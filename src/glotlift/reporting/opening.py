@@ -186,6 +186,8 @@ def _changed(key: str, task: Mapping[str, Any]) -> str:
 
 def _moved(change: Mapping[str, Any]) -> str:
     """Return `rises from 50.0 to 62.5 % (+12.5 points, 95 % interval +2.5 to +22.5)`."""
+    if not change.get("moved", True):
+        return f"stays at {percent(change['b'])} % (no item moved)"
     ends = f"95 % interval {points(change['low'])} to {points(change['high'])}"
     before, after = percent(change["a"]), percent(change["b"])
     if not is_clear(change):
