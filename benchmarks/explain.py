@@ -1,6 +1,7 @@
 """glotlift's lens and geometry against what people would use instead: same prompts, the demo model, in one run.
 
-    python benchmarks/explain.py [--quick] [--items 8] [--repeats 3]
+    python benchmarks/explain.py [--quick] [--items 8] [--repeats 3] [--data 'amazon/test_{lang}.jsonl']
+                                 [--engines explain]
 
     plain           the plain loop: batch 1, `output_hidden_states`, every state of every layer and position through
                     norm and head; entropy and label mass of the last one, mean states of the question
@@ -11,14 +12,17 @@
     nnsight-batch   the same with its documentation's advice for speed: one trace for eight prompts, and only their last
                     states through norm and head, all at once
     evaluate        the pass of `glotlift eval` alone: every answer word scored
-    glotlift        the same pass with the taps of lens and geometry, read as a run reads them in the pass that scores its
-                    answers; without files and without what geometry makes of its states afterwards
-    explain         what `glotlift explain --what lens,geometry` runs by itself: no answer scored; the self-test, the pass, the
-                    files of lens and states written into an empty folder, geometry's measures with their intervals
+    glotlift        the same pass with the taps of lens and geometry, read as a run reads them in the pass that scores
+                    its answers; without files and without what geometry makes of its states afterwards
+    explain         what `glotlift explain --what lens,geometry` runs by itself: no answer scored; the self-test, the
+                    pass, the files of lens and states written into an empty folder, geometry's measures with their
+                    intervals
 
 Each runs in a process of its own, in turns, so that peak memory is its own and a slow moment of the machine hits all;
-each has read a prompt before the first turn. nnsight is left out where it is not installed.
-Times are medians. Peak memory is that of the whole process once the model is loaded. Prints a table and how far the
+each has read a prompt before the first turn. nnsight is left out where it is not installed; `--engines` names those
+that run beside `evaluate` and `glotlift`. Times are medians. Peak memory is that of the whole process once the model is
+loaded. What lens and geometry add is the same for every prompt, so their share is less the longer prompts are:
+`--data` takes other items than the short ones of the bundled sample. Prints a table and how far the
 entropies of the engines are apart; the last line is JSON: `over_plain`, `over_nnsight`, `over_plain_batch` and
 `over_nnsight_batch` (their time over that of glotlift, scoring included), `added_to_eval` (share of time that lens and
 geometry add to the pass), `peak_over_eval`, both of `glotlift`; and `explain_over_eval`, the time of `explain` over
@@ -49,7 +53,7 @@ BATCH = 8  # prompts of one language that the engines `-batch` run together; glo
 # --- in a worker
 
 
-def _prepared(n):
+def _prepared(n, source):
     from glotlift.data.read import read_items
     from glotlift.evaluation.prompts import prepare
     from glotlift.evaluation.settings import EvalTask
@@ -57,7 +61,7 @@ def _prepared(n):
     from glotlift.tasks.load import load_task
 
     loaded, task = load_model("demo"), load_task("sentiment")
-    items = read_items(task, "sample", LANGUAGES, limit=n)
+    items = read_items(task, source, LANGUAGES, limit=n)
     entry = EvalTask(task="sentiment")
     return loaded, task, {code: prepare(loaded, task, code, rows, entry) for code, rows in items.items()}
 
@@ -213,8 +217,8 @@ def _memory(name):
     return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 
-def _worker(engine, n):
-    loaded, task, prompts = _prepared(n)
+def _worker(engine, n, source):
+    loaded, task, prompts = _prepared(n, source)
     look = {
         "plain": _plain,
         "plain-batch": _plain_batch,
@@ -240,8 +244,8 @@ def _worker(engine, n):
 
 
 class _Engine:
-    def __init__(self, name, n):
-        command = [sys.executable, "-W", "ignore", __file__, "--worker", name, "--items", str(n)]
+    def __init__(self, name, n, source):
+        command = [sys.executable, "-W", "ignore", __file__, "--worker", name, "--items", str(n), "--data", source]
         pipe = subprocess.PIPE
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
@@ -268,15 +272,19 @@ class _Engine:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=8, help="a language")
+    parser.add_argument("--data", default="sample", help="test rows of sentiment, see `glotlift eval --data`")
+    parser.add_argument("--engines", default=",".join(ENGINES), help="separated by commas")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="1 item a language, once")
     parser.add_argument("--worker", choices=ENGINES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        return _worker(options.worker, options.items)
+        return _worker(options.worker, options.items, options.data)
     n, repeats = (1, 1) if options.quick else (options.items, options.repeats)
     has_nnsight = importlib.util.find_spec("nnsight") is not None
-    engines = {name: _Engine(name, n) for name in ENGINES if has_nnsight or "nnsight" not in name}
+    asked = {"evaluate", "glotlift", *options.engines.split(",")}
+    chosen = [name for name in ENGINES if name in asked and (has_nnsight or "nnsight" not in name)]
+    engines = {name: _Engine(name, n, options.data) for name in chosen}
     for _ in range(repeats):
         for engine in engines.values():
             engine.ask()
@@ -294,7 +302,8 @@ def main():
     }
     result["added_to_eval"] = round(ours.median / alone.median - 1, 3)
     result["peak_over_eval"] = round(ours.peak / alone.peak, 3)
-    result["explain_over_eval"] = round(engines["explain"].median / alone.median, 3)
+    if "explain" in engines:
+        result["explain_over_eval"] = round(engines["explain"].median / alone.median, 3)
     print(json.dumps(result))
     for engine in engines.values():
         engine.process.stdin.close()
