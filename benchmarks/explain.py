@@ -12,8 +12,9 @@
     nnsight-batch   the same with its documentation's advice for speed: one trace for eight prompts, and only their last
                     states through norm and head, all at once
     evaluate        the pass of `glotlift eval` alone: every answer word scored
-    glotlift        the same pass with the taps of lens and geometry, read as a run reads them in the pass that scores
-                    its answers; without files and without what geometry makes of its states afterwards
+    glotlift        the same pass with the taps of lens and geometry, and the lens read of every layer: what a run does
+                    in the pass that scores its answers, but for the check of the last layer, the content-free inputs
+                    and the files; without what geometry makes of its states afterwards
     explain         what `glotlift explain --what lens,geometry` runs by itself: no answer scored; the self-test, the
                     pass, the files of lens and states written into an empty folder, geometry's measures with their
                     intervals

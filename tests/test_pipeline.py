@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from glotlift.errors import ModelError
 from glotlift.recipe import load_recipe
 from glotlift.runs import read_parquet
 from glotlift.stages.evaluate import evaluate
@@ -170,6 +171,26 @@ def test_lens_and_geometry_look_at_the_pass_that_evaluation_makes(recipe, again,
     shutil.rmtree(again / "lens")  # what is missed later is looked at anew
     run(recipe, again, settings=["explain.what=[lens, geometry]"])
     assert _files(again).keys() == _files(whole).keys()
+
+
+def test_what_evaluation_writes_for_the_explanation_does_not_stand_for_it(recipe, again, whole):
+    for folder in ("predictions", "lens", "geometry"):
+        shutil.rmtree(again / folder)
+    run(recipe, again)
+    assert _files(again) == _files(whole)
+
+
+def test_what_an_explanation_lacks_is_said_behind_the_scores(recipe, again, tmp_path):
+    for folder in ("predictions", "lens", "geometry"):
+        shutil.rmtree(again / folder)
+    (again / "scores.json").unlink()
+    lens = tmp_path / "lens"
+    lens.mkdir()
+    (lens / "config.json").write_text("{}")
+    (lens / "params.pt").write_bytes(b"damaged")
+    with pytest.raises(ModelError):
+        run(recipe, again, settings=[f"explain.tuned_lens={lens}"])
+    assert (again / "scores.json").is_file() and not (again / "lens").exists()
 
 
 def test_what_the_lens_wrote_beside_is_an_output_that_is_missed(recipe, again):

@@ -121,6 +121,7 @@ def test_against_a_run_stands_what_the_others_gain_over_it(written, tmp_path):
     rows = list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
     against = [row for row in rows if row["kind"] == "against"]
     assert {row["run"] for row in against} == {"consistency"} and not any(row["seconds"] for row in against)
+    assert {(row["kind"], row["over"]) for row in rows} == {("run", "base"), ("against", "translation")}
     assert len(rows) == 3 * len(against) > 0
 
 

@@ -116,6 +116,12 @@ class RunFolder:
         entry = self.manifest()["stages"].get(stage, {})
         return entry.get("status") == "done" and entry.get("fingerprint") == fingerprint
 
+    def forget(self, *stages: str) -> None:
+        """Take stages for not done, whatever is there of them."""
+        manifest = self.manifest()
+        if any([manifest["stages"].pop(stage, None) for stage in stages]):
+            write_json(self._manifest, manifest)
+
     @contextmanager
     def stage(self, name: str, fingerprint: str) -> Iterator[dict[str, Any]]:
         """Record a stage: `running` while inside, `done` with its seconds behind it, `failed` on an error.

@@ -158,7 +158,7 @@ def test_nothing_changed_and_no_part_is_called_a_change():
     parts = parts_of((1, 0.5), (1, 0.5), (0.5, 0), (0.5, 0))
     assert clear(parts) == set()
     text = parts_sentence("mood", parts)
-    assert text.endswith("and understanding +0.0 [-3.7, +3.7] (the rest): none of them is clear of zero.")
+    assert text.endswith("and understanding +0.0 [no item moved] (the rest): none of them is clear of zero.")
 
 
 def true_parts() -> dict[str, float]:

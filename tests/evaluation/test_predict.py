@@ -155,6 +155,35 @@ def _to_file(path, loaded, prompts, variant="base", scoring="sequence", calibrat
     return not was_scored
 
 
+def test_rows_that_somebody_else_has_to_see_run_again_and_no_others(tiny, tmp_path):
+    loaded = tiny("llama")
+    prompts = _prepare(loaded, limit=9)
+    ran: list[list[int]] = []
+
+    def batches(done, stop=None):
+        for found in score_batches(loaded, prompts, "base", batch_size=3, done=done):
+            if len(ran) == stop:
+                raise KeyboardInterrupt
+            ran.append(sorted(found))
+            yield found
+
+    whole, path = tmp_path / "whole.parquet", tmp_path / "de.parquet"
+    _to_file(whole, loaded, prompts)
+    with pytest.raises(KeyboardInterrupt):
+        _file(path, loaded, prompts).score(partial(batches, stop=3), again=2)
+    before = [batch for batch in ran]
+    ran.clear()
+    file = _file(path, loaded, prompts)
+    file.score(batches, again=2)
+    file.finish()
+    seen = [batch for batch in before if batch in ran]
+    assert seen == [batch for batch in before if min(batch) < 2] and 0 < len(seen) < len(before) < len(ran) + len(
+        before
+    )
+    assert sorted(index for batch in ran for index in batch if index < 2) == [0, 1]
+    assert path.read_bytes() == whole.read_bytes()
+
+
 def test_file_is_used_again_only_with_the_same_fingerprint(tiny, tmp_path):
     loaded = tiny("llama")
     prompts = _prepare(loaded, limit=3)

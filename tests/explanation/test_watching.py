@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from glotlift.errors import RunError
+from glotlift.errors import ModelError, RunError
 from glotlift.evaluation.predict import score_batches
 from glotlift.explanation import collect, lens_pass
 from glotlift.explanation.subject import LensOptions, Subject
-from glotlift.explanation.watching import watch
+from glotlift.explanation.watching import LookWitnesses
+from glotlift.models.forward import run
 from glotlift.runs import read_parquet
 
 KINDS = ("lens", "geometry")
@@ -38,12 +39,18 @@ def score(subject, asked, variant, code, watcher=None):
     return found
 
 
-def watched(subject, asked, kinds=KINDS):
+def witness(subject, asked, variant="base", code="de", task="sentiment", kinds=KINDS, rows=None):
+    """Return who watches a pass."""
+    rows = asked[code].rows if rows is None else rows
+    return LookWitnesses(lambda: subject, kinds).of(variant=variant, task_key=task, language=code, rows=rows)
+
+
+def watched(subject, asked):
     """Let a pass over all variants and languages be watched."""
-    watching = watch(subject, kinds)
+    witnesses = LookWitnesses(lambda: subject, KINDS)
     for variant in ("base", "tuned"):
         for code, prompts in asked.items():
-            watcher = watching(variant, "sentiment", code, prompts.rows)
+            watcher = witnesses.of(variant=variant, task_key="sentiment", language=code, rows=prompts.rows)
             assert watcher is not None
             score(subject, asked, variant, code, watcher)
             watcher.write()
@@ -57,7 +64,7 @@ def states(folder):
     return {str(p.relative_to(folder)): load_file(p)["states"] for p in folder.rglob("*.safetensors")}
 
 
-@pytest.mark.parametrize("pooling", ["question", "position-weighted"])
+@pytest.mark.parametrize("pooling", ["question", "whole"])
 def test_a_watcher_sees_what_a_pass_of_its_own_sees(subject, asked, tmp_path, pooling, monkeypatch):
     subject = replace(subject, pooling=pooling, lens=LensOptions(paper=True))
     own = replace(subject, folder=tmp_path / "own")
@@ -86,48 +93,74 @@ def test_a_watcher_sees_what_a_pass_of_its_own_sees(subject, asked, tmp_path, po
     assert frames(subject.folder).keys() == frames(own.folder).keys()
 
 
+@pytest.mark.parametrize("pooling", ["question", "whole"])
 @pytest.mark.parametrize("variant", ["base", "tuned"])
-def test_scores_are_the_same_with_a_watcher(subject, asked, variant):
-    watcher = watch(subject, KINDS)(variant, "sentiment", "de", asked["de"].rows)
+def test_scores_are_the_same_with_a_watcher(subject, asked, variant, pooling):
+    watcher = witness(replace(subject, pooling=pooling), asked, variant)
+    assert watcher is not None
     assert score(subject, asked, variant, "de", watcher) == score(subject, asked, variant, "de")
 
 
 def test_what_is_written_is_not_watched_again(subject, asked):
     watched(subject, asked)
-    assert watch(subject, KINDS)("base", "sentiment", "de", asked["de"].rows) is None
-    watcher = watch(replace(subject, states_dtype="float16"), KINDS)("base", "sentiment", "de", asked["de"].rows)
+    assert witness(subject, asked) is None
+    watcher = witness(replace(subject, states_dtype="float16"), asked)
     assert watcher is not None and watcher.taps == {"pooled_states": True}  # the lens is there
 
 
-def test_what_a_watcher_cannot_see_is_left_to_a_pass_of_its_own(subject, asked, ask, adapted):
-    def watcher(of=subject, kinds=KINDS, task="sentiment", code="de", rows=asked["de"].rows, variant="base"):
-        return watch(of, kinds)(variant, task, code, rows)
-
-    assert watcher() is not None
+def test_what_a_watcher_cannot_see_is_left_to_a_pass_of_its_own(subject, asked):
+    assert witness(subject, asked).n_rows == 4
     for lens in (LensOptions(sequences=True), LensOptions(components=True)):
-        assert watcher(replace(subject, lens=lens)) is None
-    assert watcher(kinds=("patching",)) is None
-    assert watcher(task="nli") is None
-    assert watcher(code="th") is None
-    assert watcher(rows=asked["de"].rows[:3]) is None
-    assert watcher(rows=asked["de"].rows[::-1]) is None
-    assert watcher(rows=asked["en"].rows) is None
+        assert witness(replace(subject, lens=lens), asked) is None
+    weighted = replace(subject, pooling="position-weighted")  # whose rows share a shorter prefix
+    assert witness(weighted, asked) is None and witness(weighted, asked, kinds=("lens",)) is not None
+    assert witness(subject, asked, kinds=("patching",)) is None
+    assert witness(subject, asked, task="nli") is None
+    assert witness(subject, asked, code="th", rows=[]) is None
+    assert witness(subject, asked, rows=asked["de"].rows[:3]) is None
+    assert witness(subject, asked, rows=asked["de"].rows[::-1]) is None
+    assert witness(subject, asked, rows=asked["en"].rows) is None
 
 
-def test_a_look_that_fails_leaves_the_scores_alone(subject, asked, monkeypatch):
+@pytest.mark.parametrize("fault", [RunError("the lens cannot read this model"), RuntimeError("out of memory")])
+def test_a_look_that_fails_leaves_the_scores_alone_and_is_the_last(subject, asked, monkeypatch, caplog, fault):
     expected = score(subject, asked, "base", "de")
 
-    def wrong(*_args):
-        raise RunError("the lens cannot read this model")
+    def wrong(*_args, **_options):
+        raise fault
 
-    watching = watch(subject, KINDS)
+    witnesses = LookWitnesses(lambda: subject, KINDS)
+    about = {"variant": "base", "task_key": "sentiment", "language": "de", "rows": asked["de"].rows}
     with monkeypatch.context() as patch:
         patch.setattr(lens_pass, "check_last_layer", wrong)
-        watcher = watching("base", "sentiment", "de", asked["de"].rows)
+        watcher = witnesses.of(**about)
         assert score(subject, asked, "base", "de", watcher) == expected
         watcher.write()
     assert not subject.folder.exists()
+    assert caplog.messages.count(f"explain: cannot watch the pass of eval and makes its own: {fault}") == 1
+    assert witnesses.of(**about) is None
     monkeypatch.setattr(collect, "self_test", wrong)
-    assert watch(subject, KINDS)("base", "sentiment", "de", asked["de"].rows) is None
-    with pytest.raises(RunError, match="cannot read"):
+    assert witness(subject, asked) is None
+    with pytest.raises(type(fault), match=str(fault)):
         collect.explain(subject, KINDS)
+
+
+def test_a_subject_that_cannot_be_made_leaves_the_pass_alone(subject, asked, caplog):
+    def fault():
+        raise ModelError("no tuned lens")
+
+    witnesses = LookWitnesses(fault, KINDS)
+    for _ in range(2):
+        assert witnesses.of(variant="base", task_key="sentiment", language="de", rows=asked["de"].rows) is None
+    assert len(caplog.messages) == 1 and "no tuned lens" in caplog.text
+
+
+def test_a_pass_by_which_the_lens_cannot_be_checked_is_not_believed(subject, asked, caplog):
+    watcher = witness(subject, asked)
+    model = subject.loaded.model
+    rows = watcher.rows(asked["de"].rows)
+    for batch in run(model, rows, tokens=[1], **watcher.taps):
+        watcher.see(model, batch, [1])
+    watcher.write()
+    assert not subject.folder.exists()
+    assert "no logit of a token of the lens" in caplog.text

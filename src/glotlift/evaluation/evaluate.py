@@ -7,11 +7,11 @@ of a job share the items; the first writes what they found.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from glotlift.errors import ModelError
 from glotlift.evaluation.baselines import ENGLISH, Baseline, baselines_of
@@ -28,9 +28,8 @@ from glotlift.evaluation.settings import EvalSettings
 from glotlift.evaluation.test_sets import TestSet
 from glotlift.models.labels import audit_labels
 from glotlift.models.load import LoadedModel
-from glotlift.models.packing import Row
 from glotlift.models.server import Server
-from glotlift.models.watching import Watcher
+from glotlift.models.watching import Witnesses
 from glotlift.processes import Processes, processes
 from glotlift.progress import track
 from glotlift.runs import write_json
@@ -38,18 +37,6 @@ from glotlift.strict_json import read_json
 from glotlift.tasks.markup import known_control, layout_text
 
 log = logging.getLogger("glotlift")
-
-
-class Writer(Watcher, Protocol):
-    """A watcher that writes what it saw."""
-
-    def write(self) -> None:
-        """Write what was seen of a language, whose pass is over."""
-        ...
-
-
-Watch = Callable[[str, str, str, Sequence[Row]], Writer | None]
-"""Variant, test set, language and its rows -> who watches."""
 
 
 def evaluate_test_sets(
@@ -62,7 +49,7 @@ def evaluate_test_sets(
     seed: int = 0,
     prefix_cache: bool = True,
     log_samples: bool = False,
-    watch: Watch | None = None,
+    witnesses: Witnesses | None = None,
 ) -> dict[str, Any]:
     """Predict with every variant of a model; write predictions and scores.
 
@@ -75,8 +62,7 @@ def evaluate_test_sets(
         seed: of the bootstraps.
         prefix_cache: False runs every prompt whole and alone.
         log_samples: write samples as lm-evaluation-harness does.
-        watch: variant, test set, language and its rows -> who looks at the pass over them, too, and writes what it saw
-            when the language is done; None for nobody.
+        witnesses: who looks at the passes of the model's own variants, too; None for nobody.
 
     Returns:
         The content of `scores.json`; empty where this is not the first process of a job.
@@ -87,7 +73,7 @@ def evaluate_test_sets(
     for test_set in test_sets.values():
         prompts = _prompts(engine, test_set, settings.scoring)
         for variant in engine.variants:
-            _predict(engine, variant, variant, test_set, prompts, settings, folder, prefix_cache, group, watch)
+            _predict(engine, variant, variant, test_set, prompts, settings, folder, prefix_cache, group, witnesses)
         for turned in strengths(engine, settings.adapter_strength):
             name = f"tuned-{turned.strength:g}"
             _predict(turned, "tuned", name, test_set, prompts, settings, folder, prefix_cache, group)
@@ -189,7 +175,7 @@ def _predict(
     folder: Path,
     prefix_cache: bool,
     group: Processes,
-    watch: Watch | None = None,
+    witnesses: Witnesses | None = None,
 ) -> None:
     """Score a test set in all its languages with a variant of the model, under its name or that of a baseline."""
     weights = engine.variant_fingerprint(variant)
@@ -209,22 +195,24 @@ def _predict(
     with track(f"eval {test_set.key}, {name}", total, "items") as advance:
         for number, (file, each) in enumerate(zip(files, prompts.values(), strict=True)):
             share = {"process": group.index + number, "n_processes": group.count}
-            watcher = None
-            if watch is not None and isinstance(engine, LoadedModel) and group.count == 1 and not file.is_scored:
-                watcher = watch(variant, test_set.key, each.language, each.rows)
+            witness = None
             if isinstance(engine, LoadedModel):
                 is_read = variant == "tuned" and engine.readout is not None and prefix_cache and not file.is_scored
                 of_base = _of_base(engine, each, folder, test_set.key) if is_read else None
+                if witnesses is not None and prefix_cache and group.count == 1 and not (is_read or file.is_scored):
+                    witness = witnesses.of(
+                        variant=variant, task_key=test_set.key, language=each.language, rows=each.rows
+                    )
                 batches = partial(
                     score_batches, engine, each, variant, token_budget=settings.token_budget,
                     batch_size=None if settings.batch_size == "auto" else settings.batch_size,
-                    prefix_cache=prefix_cache, of_base=of_base, watcher=watcher, **share,
+                    prefix_cache=prefix_cache, of_base=of_base, watcher=witness, **share,
                 )  # fmt: skip
             else:
                 batches = partial(server_batches, engine, each, **share)
-            file.score(batches, advance, afresh=watcher is not None)
-            if watcher is not None:
-                watcher.write()  # before the scores: what is not written then is watched again
+            file.score(batches, advance, again=witness.n_rows if witness else 0)
+            if witness is not None:
+                witness.write()  # before the scores: what is not written then is watched again
             if group.count == 1:
                 file.finish()
     group.wait()

@@ -77,6 +77,8 @@ def parts_sentence(key: str, parts: Mapping[str, Change]) -> str:
 
 
 def _points(change: Change) -> str:
+    if not change.moved:
+        return f"{percent_points(change.change)} [no item moved]"
     return f"{percent_points(change.change)} [{percent_points(change.low)}, {percent_points(change.high)}]"
 
 

@@ -92,19 +92,20 @@ class PredictionFile:
         batches: Callable[..., Iterator[dict[int, LabelScores]]],
         progress: Advance | None = None,
         *,
-        afresh: bool = False,
+        again: int = 0,
     ) -> None:
         """Compute the scores that are missing, or this process's share of them, into the journal.
 
         Args:
             batches: called with `done`, the scores that are known already, yields the others, see `score_batches`.
             progress: called with the number of items done.
-            afresh: take no score for known while the file is not whole: somebody else has to see every batch.
+            again: scores of so many first rows are computed again while the file is not whole, since somebody else has
+                to see them.
         """
         if self.is_scored:
             advance(progress, range(len(self._prompts.items)), self._prompts)
             return
-        done = {} if afresh else self._journal.read()
+        done = {index: each for index, each in self._journal.read().items() if index >= again}
         advance(progress, done, self._prompts)
         for found in batches(done=done):
             self._journal.append(found)

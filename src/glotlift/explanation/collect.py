@@ -85,7 +85,7 @@ def check(subject: Subject, kinds: Sequence[str]) -> None:
 def explain(subject: Subject, kinds: Sequence[str], *, n_permutations: int = N_PERMUTATIONS) -> None:
     """Write `lens`, `geometry`, `item-link` or several of a subject; arguments and errors as `explain_languages`.
 
-    What a watcher of evaluation's pass has written, see `watching`, is not computed again.
+    What a watcher of evaluation's pass has written, see `glotlift.explanation.watching`, is not computed again.
     """
     say_what_is_left_out(subject.loaded)
     looks = Looks(subject, kinds)
@@ -213,22 +213,22 @@ class Looks:
     """The looks into all variants and languages of a subject.
 
     Args:
-        subject: what is looked into.
+        subject: what is looked into, kept as `subject`.
         kinds: of explanation.
     """
 
     def __init__(self, subject: Subject, kinds: Sequence[str]) -> None:
-        self._subject, self._kinds = subject, kinds
+        self.subject, self._kinds = subject, kinds
         self._tested: set[str] = set()
         loaded, folder = subject.loaded, subject.lens.tuned_lens
         self._translators = load_tuned_lens(folder, loaded) if folder else None
 
     def of(self, variant: str, language: str) -> Look:
         """Return the look into a variant and language."""
-        return Look(self._subject, variant, language, self._kinds, self._translators)
+        return Look(self.subject, variant, language, self._kinds, self._translators)
 
     def test(self, variant: str, language: str) -> None:
         """Try the variant on two short texts, if it has not been, see `glotlift.explanation.self_test`."""
         if variant not in self._tested:
-            self_test(self._subject.loaded, variant, language)
+            self_test(self.subject.loaded, variant, language)
             self._tested.add(variant)

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
+from glotlift.errors import RunError
 from glotlift.explanation.components import components_frame, read_components
 from glotlift.explanation.lens import MEASURES, Readings, check_last_layer, joined, lens_frame, read_layers
 from glotlift.explanation.paper_lens import paper_frame, paper_sets
@@ -124,7 +125,7 @@ class LensPass:
             tokens: columns of its logits. The last layer is checked by those of them that this lens reads.
 
         Raises:
-            RunError: the last layer is not the model's own distribution.
+            RunError: the last layer is not the model's own distribution, or nothing tells whether it is.
             ModelError: a number is not finite.
         """
         states = batch.asked_states if self._words else batch.last_states
@@ -134,9 +135,11 @@ class LensPass:
         found = read_layers(model, states, self._sets, further=self._further)
         column = {token: place for place, token in enumerate(tokens)}
         checked = [(place, column[token]) for place, token in enumerate(self.tokens) if token in column]
-        here, there = (list(places) for places in zip(*checked, strict=True)) if checked else ([], [])
-        own = (batch.logits[read][:, there] - batch.normalizer[read, None]).cpu().numpy()
-        check_last_layer(model, found.log_probabilities[:, -1, here], own)
+        if self.tokens and not checked:
+            raise RunError("got a pass that gives no logit of a token of the lens, expected one to check the lens by")
+        of_lens, of_pass = (list(places) for places in zip(*checked, strict=True)) if checked else ([], [])
+        own = (batch.logits[read][:, of_pass] - batch.normalizer[read, None]).cpu().numpy()
+        check_last_layer(model, found.log_probabilities[:, -1, of_lens], own)
         self._indexes += batch.rows
         self._plain.append(found.rows(ends))
         if self._translators is not None:

@@ -1,28 +1,38 @@
-"""Lens and geometry as watchers of the pass in which evaluation scores answers, so that they need none of their own.
+"""Lens and geometry as witnesses of the pass in which evaluation scores answers, so that they need none of their own.
 
 Enters: a subject. Leaves: the same files as a pass of their own would, up to rounding, since its batches are others.
-What a watcher cannot look at (whole words, the blocks' parts, prompts that differ) is left to that pass.
+What a witness cannot look at is left to that pass: whole words and the blocks' parts, which ask for more than the pass
+has; states weighted by position, which would change what its rows share; prompts that differ.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
-from glotlift.errors import ModelError, RunError
 from glotlift.explanation.collect import Look, Looks
 from glotlift.explanation.subject import Subject, looked_into
 from glotlift.models.forward import Batch
 from glotlift.models.packing import Row
 
+log = logging.getLogger("glotlift")
 
-class Watching:
-    """A look from aside: what it cannot read ends the look and not the pass; a pass of its own will say what it is."""
 
-    def __init__(self, look: Look) -> None:
+class LookWitness:
+    """A look from aside: what goes wrong in it ends the look and not the pass.
+
+    Args:
+        look: at a variant and language.
+        n_rows: see `glotlift.models.watching.Witness`.
+        give_up: is told what went wrong.
+    """
+
+    def __init__(self, look: Look, n_rows: int, give_up: Callable[[Exception], None]) -> None:
         self._look: Look | None = look
-        self.taps = look.taps
-        self.rows = look.rows
+        self._give_up = give_up
+        self.n_rows, self.taps, self.rows = n_rows, look.taps, look.rows
 
     def see(self, model: Any, batch: Batch, tokens: Sequence[int]) -> None:
         """Look at a batch, see `Look.see`."""
@@ -33,39 +43,65 @@ class Watching:
         self._try(Look.write)
 
     def _try(self, action: Callable[[Look], Any]) -> None:
+        if self._look is None:
+            return
         try:
-            if self._look is not None:
-                action(self._look)
-        except (ModelError, RunError):
+            action(self._look)
+        except Exception as fault:  # whatever it is: a guest does not end the host's work
             self._look = None
+            self._give_up(fault)
 
 
-def watch(subject: Subject, kinds: Sequence[str]) -> Callable[[str, str, str, Sequence[Row]], Watching | None]:
-    """Return a function: variant, task, language and all rows of a pass -> who watches it; None where nobody does.
+class LookWitnesses:
+    """Who watches the passes of an evaluation for lens and geometry.
+
+    Once a look has failed nobody watches any more, and the pass of their own says what is wrong.
 
     Args:
-        subject: what is looked into; its questions are the first rows of the pass.
+        subject_of: makes the subject, whose questions are the first rows of the passes; called when first needed.
         kinds: of explanation; those beside lens and geometry are not watched.
     """
-    looks = Looks(subject, kinds)
-    is_possible = {"lens", "geometry"} & set(kinds) and not (subject.lens.sequences or subject.lens.components)
 
-    def watching(variant: str, task_key: str, language: str, rows: Sequence[Row]) -> Watching | None:
-        questions = subject.prompts.get(language)
-        if not is_possible or questions is None or task_key != subject.task_key:
-            return None
-        if variant not in looked_into(subject.loaded) or _asked(rows[: len(questions.rows)]) != _asked(questions.rows):
-            return None
-        look = looks.of(variant, language)
-        if look.is_written:
+    def __init__(self, subject_of: Callable[[], Subject], kinds: Sequence[str]) -> None:
+        self._subject_of, self._kinds = subject_of, kinds
+        self._has_given_up = not {"lens", "geometry"} & set(kinds)
+
+    @cached_property
+    def _looks(self) -> Looks:
+        return Looks(self._subject_of(), self._kinds)
+
+    def of(self, *, variant: str, task_key: str, language: str, rows: Sequence[Row]) -> LookWitness | None:
+        """Return who watches a pass, see `glotlift.models.watching.Witnesses`."""
+        if self._has_given_up:
             return None
         try:
-            looks.test(variant, language)
-        except (ModelError, RunError):
+            return self._of(variant, task_key, language, rows)
+        except Exception as fault:  # see `LookWitness`
+            self._give_up(fault)
             return None
-        return Watching(look)
 
-    return watching
+    def _of(self, variant: str, task_key: str, language: str, rows: Sequence[Row]) -> LookWitness | None:
+        subject = self._looks.subject
+        questions = subject.prompts.get(language)
+        if questions is None or task_key != subject.task_key or not _can_be_watched(subject, self._kinds):
+            return None
+        n_rows = len(questions.rows)
+        if variant not in looked_into(subject.loaded) or _asked(rows[:n_rows]) != _asked(questions.rows):
+            return None
+        look = self._looks.of(variant, language)
+        if look.is_written:
+            return None
+        self._looks.test(variant, language)
+        return LookWitness(look, n_rows, self._give_up)
+
+    def _give_up(self, fault: Exception) -> None:
+        self._has_given_up = True
+        log.warning("explain: cannot watch the pass of eval and makes its own: %s", fault)
+
+
+def _can_be_watched(subject: Subject, kinds: Sequence[str]) -> bool:
+    is_weighted = "geometry" in kinds and subject.pooling == "position-weighted"
+    return not (subject.lens.sequences or subject.lens.components or is_weighted)
 
 
 def _asked(rows: Sequence[Row]) -> list[tuple[Any, Any]]:

@@ -1,7 +1,8 @@
 """Watchers: who else looks at a pass that is made to score answers, so that no second one is needed.
 
 Enters: batches of a pass with taps. Leaves: what the watcher keeps of them. A watcher changes nothing of what is
-scored: taps only read, and the scores are the same bytes with it and without.
+scored: taps only read, and the scores are the same bytes with it and without (unless memory runs out, since what it
+keeps takes some, and a batch that does not fit is halved).
 """
 
 from __future__ import annotations
@@ -37,6 +38,35 @@ class Watcher(Protocol):
 
     def see(self, model: Any, batch: Batch, tokens: Sequence[int]) -> None:
         """Look at a batch; `tokens` are the columns of its logits."""
+        ...
+
+
+class Witness(Watcher, Protocol):
+    """A watcher of an evaluation's pass over a language, that writes what it saw.
+
+    Attributes:
+        n_rows: so many first rows of the pass it has to see.
+    """
+
+    n_rows: int
+
+    def write(self) -> None:
+        """Write what was seen; the pass is over."""
+        ...
+
+
+class Witnesses(Protocol):
+    """Who watches the passes of an evaluation."""
+
+    def of(self, *, variant: str, task_key: str, language: str, rows: Sequence[Row]) -> Witness | None:
+        """Return who watches a pass, or None.
+
+        Args:
+            variant: `base` or `tuned`.
+            task_key: name of the test set.
+            language: of the prompts.
+            rows: of the pass, in order.
+        """
         ...
 
 

@@ -69,7 +69,8 @@ def sweep_table(scores: Mapping[str, Any], key: str) -> ResultTable:
     which = "that no run was tuned on" if group == "unseen" else "in all"
     any_gain = next(iter(task["gains"].values()))[group]
     base = ", ".join(f"{TITLES[measure]} {gain['base'] * 100:.1f}" for measure, gain in any_gain.items())
-    title = f"{key}: gain over the base ({base}), mean over {n_languages} {which}; * Holm's p over the runs below 0.05"
+    over = f"the base ({base})" + (f", and beneath over {scores['against']}" if against else "")
+    title = f"{key}: gain over {over}, mean over {n_languages} {which}; * Holm's p over the runs below 0.05"
     return ResultTable(title, columns, {"": rows}, against)
 
 
@@ -94,7 +95,8 @@ def _mean(values: list[float | None]) -> str:
 def sweep_csv(scores: Mapping[str, Any]) -> str:
     """Return all numbers of a sweep as CSV, a row a test set, baseline or run (`kind`), group of languages and measure.
 
-    Rows of the kind `against` hold what a run gains over the tuned model of the run `against`, in the column `base`.
+    Rows of the kind `against` hold what a run gains over another one, named in the column `over`, whose measure stands
+    as `base`; in those of other kinds `over` is the base.
     Shares and their differences are 0 to 1; `seconds` and `tokens` are means over seeds, empty where not counted.
     """
     out = io.StringIO(newline="")
@@ -108,19 +110,17 @@ def sweep_csv(scores: Mapping[str, Any]) -> str:
 
 def _numbers(scores: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for key, task in scores["tasks"].items():
-        for name, groups in task["baselines"].items():
-            for group, measures in groups.items():
-                for gain in measures.values():
-                    yield {"test_set": key, "kind": "baseline", "run": name, "group": group, **gain}
-        for name, groups in task["gains"].items():
-            run = scores["runs"][name]
-            cost = {each: _mean(run[each]).replace(",", "").replace("–", "") for each in ("seconds", "tokens")}
-            for group, measures in groups.items():
-                for gain in measures.values():
-                    about = {"test_set": key, "kind": "run", "run": name, "control": run["control"], "group": group}
-                    yield about | gain | cost
-        for name, groups in task["gains_against"].items():
-            for group, measures in groups.items():
-                for gain in measures.values():
-                    about = {"control": scores["runs"][name]["control"], "group": group}
-                    yield {"test_set": key, "kind": "against", "run": name} | about | gain
+        kinds = {"baseline": task["baselines"], "run": task["gains"], "against": task["gains_against"]}
+        for kind, found in kinds.items():
+            for name, groups in found.items():
+                about = {"test_set": key, "kind": kind, "run": name}
+                if kind != "baseline":
+                    about["control"] = scores["runs"][name]["control"]
+                about["over"] = scores["against"] if kind == "against" else "base"
+                for group, measures in groups.items():
+                    for gain in measures.values():
+                        yield about | {"group": group} | gain | (_cost(scores["runs"][name]) if kind == "run" else {})
+
+
+def _cost(run: Mapping[str, Any]) -> dict[str, str]:
+    return {each: _mean(run[each]).replace(",", "").replace("–", "") for each in ("seconds", "tokens")}

@@ -20,7 +20,7 @@ from glotlift.names import safe_name
 from glotlift.runs import RunFolder
 from glotlift.schema import validate
 from glotlift.stages.stage import OpenRun, Stage
-from glotlift.stages.subjects import watch_of
+from glotlift.stages.subjects import witnesses_of
 from glotlift.stages.train import ADAPTER, TRAIN
 from glotlift.tasks.load import load_task
 from glotlift.tasks.task import ANSWERS_IN
@@ -131,10 +131,10 @@ def _fingerprint(run: OpenRun) -> str:
 def _do(run: OpenRun) -> None:
     from glotlift.evaluation.evaluate import evaluate_test_sets
 
-    watch = watch_of(run.recipe, run.test_sets, run.loaded, run.path) if run.is_explained else None
+    witnesses = witnesses_of(run.recipe, run.test_sets, run.loaded, run.path) if run.is_explained else None
     evaluate_test_sets(
         run.loaded, run.test_sets, run.evaluation, run.path, adapter=run.path / ADAPTER, seed=run.recipe.seed,
-        watch=watch,
+        witnesses=witnesses,
     )  # fmt: skip
 
 
@@ -146,4 +146,5 @@ EVALUATE = Stage(
     fingerprint=_fingerprint,
     do=_do,
     is_shared=True,
+    feeds=("explain",),
 )

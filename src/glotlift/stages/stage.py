@@ -104,6 +104,7 @@ class Stage:
         do: function of the run that writes the outputs; returns notes for the manifest.
         is_shared: whether all processes of a job do it together; else the first does it and the others wait.
         needless: function of the run -> whether there is nothing to do.
+        feeds: names of stages behind it into whose outputs it writes, so that they are done again with it.
         asked: function of the run -> those of the outputs that this run asks for; None for all.
         tidy: function of the run that removes what is not needed any more once the stage is recorded as done.
     """
@@ -118,6 +119,7 @@ class Stage:
     needless: Callable[[OpenRun], bool] = lambda _run: False
     tidy: Callable[[OpenRun], None] = lambda _run: None
     asked: Callable[[OpenRun], Sequence[str]] | None = None
+    feeds: tuple[str, ...] = ()
 
     def missing(self, run: OpenRun) -> str | None:
         """Return the first of its outputs that is not there."""
@@ -157,6 +159,8 @@ def _bring_up_to_date(run: OpenRun, stage: Stage, is_first: bool) -> None:
     fingerprint = stage.fingerprint(run)
     if not stage.missing(run) and run.folder.is_done(stage.name, fingerprint):
         return
+    if is_first:
+        run.folder.forget(*stage.feeds)
     with run.folder.stage(stage.name, fingerprint) if is_first else nullcontext({}) as notes:
         notes.update(stage.do(run) or {})
     if is_first:

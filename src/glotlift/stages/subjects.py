@@ -1,11 +1,12 @@
 """What a run or an explanation looks into, out of its settings. No stage of a run.
 
-Enters: a loaded model, a test set, settings of explanation. Leaves: the subject of all kinds of explanation.
+Enters: a recipe with its test sets, and a loaded model. Leaves: the test set and the subject of all kinds of
+explanation, and who watches evaluation's passes for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from glotlift.training.settings import CLOSED_FORM
 
 if TYPE_CHECKING:
     from glotlift.explanation.subject import Subject
+    from glotlift.explanation.watching import LookWitnesses
 
 
 def explained(recipe: Recipe, test_sets: Mapping[str, TestSet]) -> TestSet:
@@ -75,8 +77,8 @@ def subject_of(
     )  # fmt: skip
 
 
-def watch_of(recipe: Recipe, test_sets: Mapping[str, TestSet], loaded: Any, folder: Path) -> Callable[..., Any] | None:
-    """Return who watches evaluation's pass for `explain`, see `glotlift.explanation.watching`; None for nobody.
+def witnesses_of(recipe: Recipe, test_sets: Mapping[str, TestSet], loaded: Any, folder: Path) -> LookWitnesses | None:
+    """Return who watches evaluation's passes for `explain`; None where the recipe has no `eval`.
 
     Args:
         recipe: of the run.
@@ -84,14 +86,12 @@ def watch_of(recipe: Recipe, test_sets: Mapping[str, TestSet], loaded: Any, fold
         loaded: the model.
         folder: the run folder.
     """
-    from glotlift.explanation.watching import watch
+    from glotlift.explanation.watching import LookWitnesses
 
-    settings = recipe.explain
-    if recipe.eval is None or not {"lens", "geometry"} & set(settings.what):
+    if recipe.eval is None:
         return None
-    test_set = explained(recipe, test_sets)
-    subject = subject_of(loaded, test_set, folder, recipe.eval.token_budget, recipe.seed, settings)
-    return watch(subject, settings.what)
+    rest = recipe.eval.token_budget, recipe.seed, recipe.explain
+    return LookWitnesses(lambda: subject_of(loaded, explained(recipe, test_sets), folder, *rest), recipe.explain.what)
 
 
 def _english_words(task: Task, language: str) -> dict[str, str]:

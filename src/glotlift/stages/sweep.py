@@ -148,14 +148,15 @@ def _against(by_run: Mapping[str, Sequence[Predictions]], name: str | None) -> d
     if name is None:
         return {}
     return {
-        other: [_beside(*pair) for pair in zip(by_run[name], each, strict=True)]
+        other: [_beside(*pair, (name, other)) for pair in zip(by_run[name], each, strict=True)]
         for other, each in by_run.items()
         if other != name
     }
 
 
-def _beside(reference: Predictions, other: Predictions) -> Predictions:
-    return replace(other, frames={"base": reference.frames["tuned"], "tuned": other.frames["tuned"]})
+def _beside(reference: Predictions, other: Predictions, names: tuple[str, str]) -> Predictions:
+    frames = {"base": reference.frames["tuned"], "tuned": other.frames["tuned"]}
+    return replace(other, frames=frames, names=names)
 
 
 def _gains(by_run: Mapping[str, Sequence[Predictions]], groups: Mapping[str, Sequence[str]]) -> dict[str, Any]:
