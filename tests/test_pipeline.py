@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from glotlift.errors import ModelError
+from glotlift.errors import ModelError, RecipeError
 from glotlift.recipe import load_recipe
 from glotlift.runs import read_parquet
 from glotlift.stages.evaluate import evaluate
@@ -178,6 +178,33 @@ def test_what_evaluation_writes_for_the_explanation_does_not_stand_for_it(recipe
         shutil.rmtree(again / folder)
     run(recipe, again)
     assert _files(again) == _files(whole)
+
+
+def test_a_pass_that_fails_when_it_is_watched_is_scored_without(recipe, again, whole, monkeypatch, caplog):
+    from glotlift.evaluation import predict
+
+    plain = predict.run
+
+    def full(*args, **options):
+        if options.get("pooled_states"):
+            raise ModelError("a prompt of 60 tokens does not fit in memory alone")
+        return plain(*args, **options)
+
+    for folder in ("predictions", "lens", "geometry"):
+        shutil.rmtree(again / folder)
+    monkeypatch.setattr(predict, "run", full)
+    run(recipe, again)
+    got, expected = _files(again), _files(whole)
+    assert got.keys() == expected.keys()
+    assert all(got[name] == expected[name] for name in got if name.split("/")[0] in ("predictions", "scores.json"))
+    assert caplog.text.count("cannot watch the pass of eval and makes its own: a prompt of 60 tokens") == 1
+
+
+def test_an_item_link_of_a_readout_is_refused_before_anything_runs(recipe, tmp_path):
+    settings = ["train.objective=readout", "explain.what=[geometry, item-link]"]
+    with pytest.raises(RecipeError, match="explain.what: got item-link with a readout"):
+        run(recipe, tmp_path / "refused", settings=settings)
+    assert not list((tmp_path / "refused").rglob("*.parquet"))
 
 
 def test_what_an_explanation_lacks_is_said_behind_the_scores(recipe, again, tmp_path):

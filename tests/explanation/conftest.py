@@ -62,11 +62,12 @@ def task():
 
 @pytest.fixture(scope="session")
 def ask(task):
-    """Return a function: model, languages, number of items -> prompts a language."""
+    """Return a function: model, languages, number of items, answer words -> prompts a language."""
 
-    def make(loaded: LoadedModel, languages: tuple[str, ...] = ("en", "de"), limit: int = 3):
+    def make(loaded: LoadedModel, languages: tuple[str, ...] = ("en", "de"), limit: int = 3, answers: str = "own"):
         items = read_items(task, "sample", languages, limit=limit)
-        return {code: prepare(loaded, task, code, rows, EvalTask(task=task.name)) for code, rows in items.items()}
+        entry = EvalTask(task=task.name, answers=answers)
+        return {code: prepare(loaded, task, code, rows, entry) for code, rows in items.items()}
 
     return make
 

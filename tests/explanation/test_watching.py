@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from glotlift.errors import ModelError, RunError
-from glotlift.evaluation.predict import score_batches
+from glotlift.evaluation.predict import score_batches, scored_tokens
 from glotlift.explanation import collect, lens_pass
 from glotlift.explanation.subject import LensOptions, Subject
 from glotlift.explanation.watching import LookWitnesses
@@ -41,8 +41,11 @@ def score(subject, asked, variant, code, watcher=None):
 
 def witness(subject, asked, variant="base", code="de", task="sentiment", kinds=KINDS, rows=None):
     """Return who watches a pass."""
+    tokens = scored_tokens(asked[code]) if code in asked else []
     rows = asked[code].rows if rows is None else rows
-    return LookWitnesses(lambda: subject, kinds).of(variant=variant, task_key=task, language=code, rows=rows)
+    return LookWitnesses(lambda: subject, kinds).of(
+        variant=variant, task_key=task, language=code, rows=rows, tokens=tokens
+    )
 
 
 def watched(subject, asked):
@@ -50,7 +53,8 @@ def watched(subject, asked):
     witnesses = LookWitnesses(lambda: subject, KINDS)
     for variant in ("base", "tuned"):
         for code, prompts in asked.items():
-            watcher = witnesses.of(variant=variant, task_key="sentiment", language=code, rows=prompts.rows)
+            about = {"language": code, "rows": prompts.rows, "tokens": scored_tokens(prompts)}
+            watcher = witnesses.of(variant=variant, task_key="sentiment", **about)
             assert watcher is not None
             score(subject, asked, variant, code, watcher)
             watcher.write()
@@ -93,10 +97,12 @@ def test_a_watcher_sees_what_a_pass_of_its_own_sees(subject, asked, tmp_path, po
     assert frames(subject.folder).keys() == frames(own.folder).keys()
 
 
-@pytest.mark.parametrize("pooling", ["question", "whole"])
+@pytest.mark.parametrize(
+    ("pooling", "kinds"), [("question", KINDS), ("whole", KINDS), ("position-weighted", ("lens",))]
+)
 @pytest.mark.parametrize("variant", ["base", "tuned"])
-def test_scores_are_the_same_with_a_watcher(subject, asked, variant, pooling):
-    watcher = witness(replace(subject, pooling=pooling), asked, variant)
+def test_scores_are_the_same_with_a_watcher(subject, asked, variant, pooling, kinds):
+    watcher = witness(replace(subject, pooling=pooling), asked, variant, kinds=kinds)
     assert watcher is not None
     assert score(subject, asked, variant, "de", watcher) == score(subject, asked, variant, "de")
 
@@ -108,12 +114,16 @@ def test_what_is_written_is_not_watched_again(subject, asked):
     assert watcher is not None and watcher.taps == {"pooled_states": True}  # the lens is there
 
 
-def test_what_a_watcher_cannot_see_is_left_to_a_pass_of_its_own(subject, asked):
+def test_what_a_watcher_cannot_see_is_left_to_a_pass_of_its_own(subject, asked, ask, adapted):
     assert witness(subject, asked).n_rows == 4
     for lens in (LensOptions(sequences=True), LensOptions(components=True)):
         assert witness(replace(subject, lens=lens), asked) is None
     weighted = replace(subject, pooling="position-weighted")  # whose rows share a shorter prefix
-    assert witness(weighted, asked) is None and witness(weighted, asked, kinds=("lens",)) is not None
+    assert witness(weighted, asked) is None
+    arbitrary = ask(adapted, limit=7, answers="arbitrary")  # by whose tokens no lens of the real ones is checked
+    of_arbitrary = replace(subject, prompts=ask(adapted, limit=4, answers="arbitrary"))
+    assert witness(of_arbitrary, arbitrary) is None
+    assert witness(of_arbitrary, arbitrary, kinds=("geometry",)) is not None
     assert witness(subject, asked, kinds=("patching",)) is None
     assert witness(subject, asked, task="nli") is None
     assert witness(subject, asked, code="th", rows=[]) is None
@@ -131,6 +141,7 @@ def test_a_look_that_fails_leaves_the_scores_alone_and_is_the_last(subject, aske
 
     witnesses = LookWitnesses(lambda: subject, KINDS)
     about = {"variant": "base", "task_key": "sentiment", "language": "de", "rows": asked["de"].rows}
+    about |= {"tokens": scored_tokens(asked["de"])}
     with monkeypatch.context() as patch:
         patch.setattr(lens_pass, "check_last_layer", wrong)
         watcher = witnesses.of(**about)
@@ -151,16 +162,28 @@ def test_a_subject_that_cannot_be_made_leaves_the_pass_alone(subject, asked, cap
 
     witnesses = LookWitnesses(fault, KINDS)
     for _ in range(2):
-        assert witnesses.of(variant="base", task_key="sentiment", language="de", rows=asked["de"].rows) is None
+        assert (
+            witnesses.of(variant="base", task_key="sentiment", language="de", rows=asked["de"].rows, tokens=[1]) is None
+        )
     assert len(caplog.messages) == 1 and "no tuned lens" in caplog.text
 
 
 def test_a_pass_by_which_the_lens_cannot_be_checked_is_not_believed(subject, asked, caplog):
     watcher = witness(subject, asked)
-    model = subject.loaded.model
     rows = watcher.rows(asked["de"].rows)
-    for batch in run(model, rows, tokens=[1], **watcher.taps):
-        watcher.see(model, batch, [1])
+    for batch in run(subject.loaded.model, rows, tokens=[1], **watcher.taps):
+        watcher.see(subject.loaded.model, batch, [1])
     watcher.write()
     assert not subject.folder.exists()
     assert "no logit of a token of the lens" in caplog.text
+
+
+def test_what_was_seen_is_let_go_of_where_the_look_fails(subject, asked):
+    import gc
+    import weakref
+
+    watcher = witness(subject, asked)
+    look = weakref.ref(watcher._look)
+    watcher.give_up(MemoryError("full"))
+    gc.collect()
+    assert look() is None and watcher.rows(asked["de"].rows) is asked["de"].rows

@@ -7,7 +7,7 @@ of a job share the items; the first writes what they found.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from glotlift.errors import ModelError
 from glotlift.evaluation.baselines import ENGLISH, Baseline, baselines_of
 from glotlift.evaluation.findings import some
 from glotlift.evaluation.journal import LabelScores
-from glotlift.evaluation.predict import score_batches, server_batches
+from glotlift.evaluation.predict import Advance, score_batches, scored_tokens, server_batches
 from glotlift.evaluation.prediction_file import PredictionFile, prediction_fingerprint, read_scores
 from glotlift.evaluation.predictions import read_predictions
 from glotlift.evaluation.prompts import Prompts, prepare, prepare_texts
@@ -29,7 +29,7 @@ from glotlift.evaluation.test_sets import TestSet
 from glotlift.models.labels import audit_labels
 from glotlift.models.load import LoadedModel
 from glotlift.models.server import Server
-from glotlift.models.watching import Witnesses
+from glotlift.models.watching import Witness, Witnesses
 from glotlift.processes import Processes, processes
 from glotlift.progress import track
 from glotlift.runs import write_json
@@ -201,23 +201,38 @@ def _predict(
                 of_base = _of_base(engine, each, folder, test_set.key) if is_read else None
                 if witnesses is not None and prefix_cache and group.count == 1 and not (is_read or file.is_scored):
                     witness = witnesses.of(
-                        variant=variant, task_key=test_set.key, language=each.language, rows=each.rows
+                        variant=variant,
+                        task_key=test_set.key,
+                        language=each.language,
+                        rows=each.rows,
+                        tokens=scored_tokens(each),
                     )
                 batches = partial(
                     score_batches, engine, each, variant, token_budget=settings.token_budget,
                     batch_size=None if settings.batch_size == "auto" else settings.batch_size,
-                    prefix_cache=prefix_cache, of_base=of_base, watcher=witness, **share,
+                    prefix_cache=prefix_cache, of_base=of_base, **share,
                 )  # fmt: skip
             else:
                 batches = partial(server_batches, engine, each, **share)
-            file.score(batches, advance, again=witness.n_rows if witness else 0)
-            if witness is not None:
-                witness.write()  # before the scores: what is not written then is watched again
+            _score(file, batches, witness, advance)
             if group.count == 1:
                 file.finish()
     group.wait()
     for file in files if group.count > 1 and group.is_first else ():
         file.finish()
+
+
+def _score(file: PredictionFile, batches: Callable[..., Any], witness: Witness | None, progress: Advance) -> None:
+    """Score what is missing of a file; where a watched pass fails, without its witness, whose taps take memory."""
+    if witness is not None:
+        try:
+            file.score(partial(batches, watcher=witness), progress, again=witness.n_rows)
+            witness.write()  # before the scores: what is not written then is watched again
+        except Exception as fault:
+            witness.give_up(fault)
+        else:
+            return
+    file.score(batches, None if witness else progress)
 
 
 def _of_base(engine: LoadedModel, prompts: Prompts, folder: Path, key: str) -> dict[int, LabelScores] | None:

@@ -60,6 +60,7 @@ def gain_parts(
 def parts_sentence(key: str, parts: Mapping[str, Change]) -> str:
     """Return what the gain is made of, in one sentence."""
     gain = parts["gain"]
+    whole = f"{_points(gain)} points" if gain.moved else f"{percent_points(gain.change)} points [no item moved]"
     listed = [f"{name} {_points(parts[name])}" for name in PARTS[1:]]
     clear = [name for name in PARTS[1:] if parts[name].is_clear]
     verdict = (
@@ -70,7 +71,7 @@ def parts_sentence(key: str, parts: Mapping[str, Change]) -> str:
     if len(clear) == 3:
         verdict = "all three are clear of zero"
     return (
-        f"Of the change of {_points(gain)} points in raw accuracy on {key}, mean over {n_languages(gain.languages)}, "
+        f"Of the change of {whole} in raw accuracy on {key}, mean over {n_languages(gain.languages)}, "
         f"{listed[0]} (which label the model prefers), {listed[1]} (also there with arbitrary answer words) and "
         f"{listed[2]} (the rest): {verdict}."
     )

@@ -129,7 +129,7 @@ def score_batches(
         if readout is not None and (of_base is not None or not readout.own):
             yield from _read_only(model, readout, rows, prompts, share, token_budget, of_base)
             return
-        tokens = _scored_tokens(rows, prompts.prefix_sets + prompts.released_sets)
+        tokens = scored_tokens(prompts)
         if prefix_cache:
             taps: Taps = {"last_states": readout is not None}
             if watcher is not None:
@@ -197,9 +197,10 @@ def server_batches(
         yield scores
 
 
-def _scored_tokens(rows: Sequence[Row], prefix_sets: Sequence[Sequence[int]]) -> list[int]:
+def scored_tokens(prompts: Prompts) -> list[int]:
     """Return all tokens whose probabilities make a score."""
-    return sorted(set(label_tokens(rows)).union(*prefix_sets))
+    rows = [*prompts.rows, *prompts.content_free]
+    return sorted(set(label_tokens(rows)).union(*prompts.prefix_sets, *prompts.released_sets))
 
 
 def _reduce(batch: Batch, rows: Sequence[Row], prompts: Prompts, tokens: Sequence[int]) -> dict[int, LabelScores]:
@@ -239,7 +240,7 @@ def score_and_pool(
     """
     scores: dict[int, Sequence[float]] = {}
     states: dict[int, np.ndarray] = {}
-    tokens = _scored_tokens(prompts.rows, prompts.prefix_sets)
+    tokens = scored_tokens(prompts)
     with loaded.as_variant("base") as model:
         for batch in run(model, prompts.rows, token_budget=token_budget, tokens=tokens, pooled_states=True):
             assert batch.pooled_states is not None

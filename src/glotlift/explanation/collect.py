@@ -156,6 +156,10 @@ class Look:
         """Whether there is nothing left to look at."""
         return not self._wants_states and self._lens is None
 
+    def can_be_checked(self, tokens: Sequence[int]) -> bool:
+        """Return whether a pass that gives the probabilities of these tokens tells if the lens reads the model."""
+        return self._lens is None or not self._lens.tokens or not set(tokens).isdisjoint(self._lens.tokens)
+
     @property
     def taps(self) -> Taps:
         """Taps that the pass needs."""
@@ -163,8 +167,8 @@ class Look:
         return pooled | self._lens.taps if self._lens else pooled
 
     def rows(self, rows: Sequence[Row]) -> list[Row]:
-        """Return the rows of a pass, with the spans that are pooled over."""
-        return pooled_rows(rows, self._subject.pooling)
+        """Return the rows of a pass, where states are wanted with the spans that are pooled over."""
+        return pooled_rows(rows, self._subject.pooling) if self._wants_states else list(rows)
 
     def see(self, model: Any, batch: Batch, tokens: Sequence[int]) -> None:
         """Look at those of a batch that are among the questions; `tokens` are the columns of its logits."""

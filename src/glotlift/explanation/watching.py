@@ -2,7 +2,8 @@
 
 Enters: a subject. Leaves: the same files as a pass of their own would, up to rounding, since its batches are others.
 What a witness cannot look at is left to that pass: whole words and the blocks' parts, which ask for more than the pass
-has; states weighted by position, which would change what its rows share; prompts that differ.
+has; states weighted by position, which would change what its rows share; prompts that differ, and passes
+that score none of the tokens that the lens reads, so that nothing would tell whether it reads the model.
 """
 
 from __future__ import annotations
@@ -26,13 +27,17 @@ class LookWitness:
     Args:
         look: at a variant and language.
         n_rows: see `glotlift.models.watching.Witness`.
-        give_up: is told what went wrong.
+        tell: is told what went wrong.
     """
 
-    def __init__(self, look: Look, n_rows: int, give_up: Callable[[Exception], None]) -> None:
+    def __init__(self, look: Look, n_rows: int, tell: Callable[[Exception], None]) -> None:
         self._look: Look | None = look
-        self._give_up = give_up
-        self.n_rows, self.taps, self.rows = n_rows, look.taps, look.rows
+        self._tell = tell
+        self.n_rows, self.taps = n_rows, look.taps
+
+    def rows(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Return the rows of the pass, see `Look.rows`."""
+        return self._look.rows(rows) if self._look else rows
 
     def see(self, model: Any, batch: Batch, tokens: Sequence[int]) -> None:
         """Look at a batch, see `Look.see`."""
@@ -42,14 +47,18 @@ class LookWitness:
         """Write what was seen, see `Look.write`."""
         self._try(Look.write)
 
+    def give_up(self, fault: Exception) -> None:
+        """Let go of what was seen, and tell."""
+        self._look = None
+        self._tell(fault)
+
     def _try(self, action: Callable[[Look], Any]) -> None:
         if self._look is None:
             return
         try:
             action(self._look)
         except Exception as fault:  # whatever it is: a guest does not end the host's work
-            self._look = None
-            self._give_up(fault)
+            self.give_up(fault)
 
 
 class LookWitnesses:
@@ -70,17 +79,21 @@ class LookWitnesses:
     def _looks(self) -> Looks:
         return Looks(self._subject_of(), self._kinds)
 
-    def of(self, *, variant: str, task_key: str, language: str, rows: Sequence[Row]) -> LookWitness | None:
+    def of(
+        self, *, variant: str, task_key: str, language: str, rows: Sequence[Row], tokens: Sequence[int]
+    ) -> LookWitness | None:
         """Return who watches a pass, see `glotlift.models.watching.Witnesses`."""
         if self._has_given_up:
             return None
         try:
-            return self._of(variant, task_key, language, rows)
+            return self._of(variant, task_key, language, rows, tokens)
         except Exception as fault:  # see `LookWitness`
             self._give_up(fault)
             return None
 
-    def _of(self, variant: str, task_key: str, language: str, rows: Sequence[Row]) -> LookWitness | None:
+    def _of(
+        self, variant: str, task_key: str, language: str, rows: Sequence[Row], tokens: Sequence[int]
+    ) -> LookWitness | None:
         subject = self._looks.subject
         questions = subject.prompts.get(language)
         if questions is None or task_key != subject.task_key or not _can_be_watched(subject, self._kinds):
@@ -89,7 +102,7 @@ class LookWitnesses:
         if variant not in looked_into(subject.loaded) or _asked(rows[:n_rows]) != _asked(questions.rows):
             return None
         look = self._looks.of(variant, language)
-        if look.is_written:
+        if look.is_written or not look.can_be_checked(tokens):
             return None
         self._looks.test(variant, language)
         return LookWitness(look, n_rows, self._give_up)

@@ -54,11 +54,17 @@ class Witness(Watcher, Protocol):
         """Write what was seen; the pass is over."""
         ...
 
+    def give_up(self, fault: Exception) -> None:
+        """Let go of what was seen: the pass did not end, maybe for what was tapped."""
+        ...
+
 
 class Witnesses(Protocol):
     """Who watches the passes of an evaluation."""
 
-    def of(self, *, variant: str, task_key: str, language: str, rows: Sequence[Row]) -> Witness | None:
+    def of(
+        self, *, variant: str, task_key: str, language: str, rows: Sequence[Row], tokens: Sequence[int]
+    ) -> Witness | None:
         """Return who watches a pass, or None.
 
         Args:
@@ -66,6 +72,7 @@ class Witnesses(Protocol):
             task_key: name of the test set.
             language: of the prompts.
             rows: of the pass, in order.
+            tokens: whose probabilities it gives.
         """
         ...
 

@@ -26,7 +26,7 @@ def explained(recipe: Recipe, test_sets: Mapping[str, TestSet]) -> TestSet:
     """Return the test set that lens and geometry look at, with the items that they look at.
 
     Raises:
-        RecipeError: the test set is not one of `eval`, or switch-off lacks a LoRA adapter.
+        RecipeError: the test set is not one of `eval`, switch-off lacks a LoRA adapter, or item-link changed states.
         LanguageError: a language to explain is not evaluated, or patching lacks English or another language.
         TaskError: the task has no answer words of a language's own.
     """
@@ -44,6 +44,8 @@ def explained(recipe: Recipe, test_sets: Mapping[str, TestSet]) -> TestSet:
     if "switch-off" in settings.what and without_lora != ["lora"]:
         got = without_lora[0]
         raise RecipeError(f"explain.what: got switch-off with {got!r} training, expected one that tunes a LoRA adapter")
+    if "item-link" in settings.what and "readout" in recipe.train.objective:
+        raise RecipeError("explain.what: got item-link with a readout, expected training that changes states")
     for code in chosen:
         test_set.task.answers(code, "own")
     items = {code: test_set.items[code][: settings.limit] for code in chosen}
