@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -33,6 +34,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM  # noqa:
 from glotlift.models.load import LoadedModel  # noqa: E402
 from glotlift.tasks.load import load_task, sample_pattern  # noqa: E402
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in a shell's background ignores
 torch.set_num_threads(1)  # tiny matrices: a second thread only costs
 
 _SHAPE = {
