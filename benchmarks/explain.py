@@ -271,6 +271,7 @@ class _Engine:
 
 
 def main():
+    """Ask every engine in turns; print the table and the line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=8, help="a language")
     parser.add_argument("--data", default="sample", help="test rows of sentiment, see `glotlift eval --data`")
@@ -283,6 +284,8 @@ def main():
         return _worker(options.worker, options.items, options.data)
     n, repeats = (1, 1) if options.quick else (options.items, options.repeats)
     has_nnsight = importlib.util.find_spec("nnsight") is not None
+    if unknown := set(options.engines.split(",")) - set(ENGINES):
+        parser.error(f"--engines: got {', '.join(sorted(unknown))}, expected some of {', '.join(ENGINES)}")
     asked = {"evaluate", "glotlift", *options.engines.split(",")}
     chosen = [name for name in ENGINES if name in asked and (has_nnsight or "nnsight" not in name)]
     engines = {name: _Engine(name, n, options.data) for name in chosen}

@@ -209,7 +209,7 @@ def test_the_sentence_names_the_parts_that_are_clear(which, verdict):
     numbers = re.findall(r"[+-]\d+\.\d", text)
     shown = [parts[name] for name in PARTS]
     assert numbers == [f"{100 * x:+.1f}" for each in shown for x in (each.change, each.low, each.high)]
-    assert "points in raw accuracy on mood, mean over 20 languages, bias " in text
+    assert "] in raw accuracy on mood, mean over 20 languages, bias " in text
     one = parts_sentence("mood", {name: part(value, True, 1) for name, value in values.items()})
     assert "mean over 1 language, bias" in one
 

@@ -60,7 +60,6 @@ def gain_parts(
 def parts_sentence(key: str, parts: Mapping[str, Change]) -> str:
     """Return what the gain is made of, in one sentence."""
     gain = parts["gain"]
-    whole = f"{_points(gain)} points" if gain.moved else f"{percent_points(gain.change)} points [no item moved]"
     listed = [f"{name} {_points(parts[name])}" for name in PARTS[1:]]
     clear = [name for name in PARTS[1:] if parts[name].is_clear]
     verdict = (
@@ -71,16 +70,15 @@ def parts_sentence(key: str, parts: Mapping[str, Change]) -> str:
     if len(clear) == 3:
         verdict = "all three are clear of zero"
     return (
-        f"Of the change of {whole} in raw accuracy on {key}, mean over {n_languages(gain.languages)}, "
-        f"{listed[0]} (which label the model prefers), {listed[1]} (also there with arbitrary answer words) and "
+        f"Of the change of {_points(gain, ' points')} in raw accuracy on {key}, "
+        f"mean over {n_languages(gain.languages)}, {listed[0]} (which label the model prefers), {listed[1]} (also there with arbitrary answer words) and "
         f"{listed[2]} (the rest): {verdict}."
     )
 
 
-def _points(change: Change) -> str:
-    if not change.moved:
-        return f"{percent_points(change.change)} [no item moved]"
-    return f"{percent_points(change.change)} [{percent_points(change.low)}, {percent_points(change.high)}]"
+def _points(change: Change, unit: str = "") -> str:
+    interval = f"{percent_points(change.low)}, {percent_points(change.high)}" if change.moved else "no item moved"
+    return f"{percent_points(change.change)}{unit} [{interval}]"
 
 
 def percent_points(value: float) -> str:
