@@ -71,8 +71,8 @@ def parts_sentence(key: str, parts: Mapping[str, Change]) -> str:
         verdict = "all three are clear of zero"
     return (
         f"Of the change of {_points(gain, ' points')} in raw accuracy on {key}, "
-        f"mean over {n_languages(gain.languages)}, {listed[0]} (which label the model prefers), {listed[1]} (also there with arbitrary answer words) and "
-        f"{listed[2]} (the rest): {verdict}."
+        f"mean over {n_languages(gain.languages)}, {listed[0]} (which label the model prefers), "
+        f"{listed[1]} (also there with arbitrary answer words) and {listed[2]} (the rest): {verdict}."
     )
 
 
